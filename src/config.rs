@@ -1,0 +1,259 @@
+//! Fourth stage: what this node is to become.
+//!
+//! In: a server and the identity's choice of config. Out: a [`NodeConfig`], signed by the identity's keys and, if
+//! the image pins it, exactly the pinned bytes. Only this module makes one.
+
+use std::time::Instant;
+
+use zstrap_formats::cmdline::Cmdline;
+use zstrap_formats::config::{self, Config, ConfigError};
+use zstrap_formats::digest;
+use zstrap_formats::identity::{Identity, Pin};
+use zstrap_formats::name::Name;
+use zstrap_formats::signature::{ArchField, Kind, Subject};
+use zstrap_formats::site;
+use zstrap_formats::time::Timestamp;
+
+use crate::fail::Refusal;
+use crate::http::Source;
+use crate::signed::{self, Request, Signed};
+
+/// Why there is no config.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It did not come, or is not signed for this.
+    #[error(transparent)]
+    Signed(#[from] signed::Error),
+    /// Other bytes than those that the image pins, by SHA-256.
+    #[error("config has SHA-256 {found}, the image pins {expected}")]
+    Sha256Pin {
+        /// In the slot.
+        expected: digest::Sha256,
+        /// Of the bytes.
+        found: digest::Sha256,
+    },
+    /// Other bytes than those that the image pins, by MD5.
+    #[error("config has MD5 {found}, the image pins {expected}")]
+    Md5Pin {
+        /// In the slot.
+        expected: digest::Md5,
+        /// Of the bytes.
+        found: digest::Md5,
+    },
+    /// Not a config.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The kernel command line asks for a bundle that the config does not list.
+    #[error("zstrap.bundle={asked} is not among the bundles of the config: {allowed}")]
+    Bundle {
+        /// On the command line.
+        asked: String,
+        /// In the config.
+        allowed: String,
+    },
+    /// The config asks for what this version cannot do.
+    #[error("config asks for {0}, which this version cannot do")]
+    Unsupported(&'static str),
+}
+
+impl Refusal for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Signed(error) => error.reason(),
+            Self::Sha256Pin { .. } => "sha256-pin",
+            Self::Md5Pin { .. } => "md5-pin",
+            Self::Config(ConfigError::MustUnderstand(_)) => "must-understand",
+            Self::Config(_) => "config-syntax",
+            Self::Bundle { .. } => "wrong-bundle",
+            Self::Unsupported(_) => "unsupported",
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Signed(error) => return error.advice(),
+            Self::Sha256Pin { .. } | Self::Md5Pin { .. } => {
+                "make an image that pins the config you want, or none"
+            }
+            Self::Config(_) => {
+                "make an image with an init that knows this config, or correct it: zstrap config check"
+            }
+            Self::Bundle { .. } => "correct the kernel command line, or list the bundle in the config",
+            Self::Unsupported(_) => "change the config, or make an image with a later init",
+        }
+        .to_owned()
+    }
+}
+
+/// The config that this node follows.
+#[derive(Debug)]
+pub struct NodeConfig {
+    config: Config,
+    bundle: Name,
+    serial: u64,
+}
+
+impl NodeConfig {
+    /// Its fields.
+    #[must_use]
+    pub fn fields(&self) -> &Config {
+        &self.config
+    }
+
+    /// The bundle to boot: the config's own, or the one of its others that was chosen.
+    #[must_use]
+    pub fn bundle(&self) -> &Name {
+        &self.bundle
+    }
+
+    /// The serial it was signed with.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+}
+
+/// Gets and checks the config of the identity.
+///
+/// # Errors
+/// [`Error`].
+pub fn obtain(
+    source: &dyn Source,
+    identity: &Identity,
+    cmdline: &Cmdline,
+    now: Timestamp,
+) -> Result<NodeConfig, Error> {
+    let started = Instant::now();
+    let signed = match &identity.config.pin {
+        Some(pin) => pinned(source, identity, pin, now)?,
+        None => newest(source, identity, now)?,
+    };
+    let config = Config::parse_node(&signed.bytes)?;
+    let bundle = chosen_bundle(&config, cmdline)?;
+    if config.root.size > 0 {
+        return Err(Error::Unsupported("a root on disk (root.size)"));
+    }
+    mention(&config);
+    let (name, serial, after) =
+        (&identity.config.name, signed.comment.serial, started.elapsed().as_secs_f64());
+    log::info!(target: "config", "ok name={name} serial={serial} bundle={bundle} after={after:.3}s");
+    Ok(NodeConfig { config, bundle, serial })
+}
+
+fn request<'a>(identity: &'a Identity, path: String, now: Timestamp) -> Request<'a> {
+    let subject = Subject { kind: Kind::Config, name: &identity.config.name, arch: ArchField::Any };
+    Request { path, limit: config::MAX_CONFIG, subject, now }
+}
+
+/// The very bytes that the image pins. Their signature counts as well: a pin narrows trust, it gives none.
+fn pinned(source: &dyn Source, identity: &Identity, pin: &Pin, now: Timestamp) -> Result<Signed, Error> {
+    let request = request(identity, site::config_by_hash(&pin.sha256), now);
+    let bytes = request.bytes_unverified(source)?;
+    let (sha256, md5) = (digest::sha256(&bytes), digest::md5(&bytes));
+    if sha256 != pin.sha256 {
+        return Err(Error::Sha256Pin { expected: pin.sha256, found: sha256 });
+    }
+    if md5 != pin.md5 {
+        return Err(Error::Md5Pin { expected: pin.md5, found: md5 });
+    }
+    Ok(request.verify(source, identity, bytes)?)
+}
+
+fn newest(source: &dyn Source, identity: &Identity, now: Timestamp) -> Result<Signed, Error> {
+    let name = &identity.config.name;
+    let serial = signed::latest(source, &site::config_latest(name))?;
+    let request = request(identity, site::config(name, serial), now);
+    let bytes = request.bytes_unverified(source)?;
+    let signed = request.verify(source, identity, bytes)?;
+    signed::check_serial(&signed, serial)?;
+    Ok(signed)
+}
+
+fn chosen_bundle(config: &Config, cmdline: &Cmdline) -> Result<Name, Error> {
+    let Some(asked) = cmdline.value("zstrap.bundle") else { return Ok(config.bundle.clone()) };
+    config.allowed_bundles().find(|name| name.as_str() == asked).cloned().ok_or_else(|| Error::Bundle {
+        asked: asked.to_owned(),
+        allowed: config.allowed_bundles().map(Name::as_str).collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// Says what stands in the config and is not acted on: an admin must not wait for what will not come.
+fn mention(config: &Config) {
+    if !config.unknown_fields.is_empty() {
+        log::warn!(target: "config", "ignored fields={}", config.unknown_fields.join(","));
+    }
+    let not_yet = [
+        ("registrars", !config.registrars.is_empty()),
+        ("mycelium", !config.mycelium.peers.is_empty() || !config.mycelium.listen.is_empty()),
+        ("debug", config.debug.is_some()),
+        ("on_failure", config.on_failure != config::OnFailure::default()),
+        ("watchdog", config.watchdog.is_some()),
+        ("report", config.report.is_some()),
+    ];
+    for (field, _) in not_yet.iter().filter(|(_, set)| *set) {
+        log::warn!(target: "config", "not acted on by this version field={field}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::fake::{self, Site};
+
+    fn obtain_with(site: &Site, identity: &Identity, line: &str) -> Result<NodeConfig, Error> {
+        obtain(site, identity, &Cmdline::parse(line.as_bytes()), fake::now())
+    }
+
+    fn reason(site: &Site, identity: &Identity, line: &str) -> &'static str {
+        obtain_with(site, identity, line).unwrap_err().reason()
+    }
+
+    #[test]
+    fn follows_the_newest_signed_config() {
+        let (site, identity) = fake::site_with_config(fake::CONFIG);
+        let config = obtain_with(&site, &identity, "").unwrap();
+        assert_eq!((config.bundle().as_str(), config.serial()), ("demo", fake::SERIAL));
+    }
+
+    #[test]
+    fn the_command_line_chooses_only_among_the_listed() {
+        let json = r#"{"version":1,"bundle":"demo","bundles":["other"],"exec":["/init"]}"#;
+        let (site, identity) = fake::site_with_config(json);
+        assert_eq!(obtain_with(&site, &identity, "zstrap.bundle=other").unwrap().bundle().as_str(), "other");
+        assert_eq!(reason(&site, &identity, "zstrap.bundle=third"), "wrong-bundle");
+    }
+
+    #[test]
+    fn a_pin_is_exact_in_both_hashes() {
+        let (mut site, mut identity) = fake::site_with_config(fake::CONFIG);
+        let pin = fake::pin(&mut site, &mut identity);
+        assert!(obtain_with(&site, &identity, "").is_ok());
+        identity.config.pin = Some(Pin { md5: digest::md5(b"other"), ..pin });
+        assert_eq!(reason(&site, &identity, ""), "md5-pin");
+        identity.config.pin = Some(pin);
+        site.insert(&site::config_by_hash(&pin.sha256), b"{}");
+        assert_eq!(reason(&site, &identity, ""), "sha256-pin");
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_do() {
+        let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"root":{"size":"1GiB"}}"#;
+        let (site, identity) = fake::site_with_config(json);
+        assert_eq!(reason(&site, &identity, ""), "unsupported");
+        let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"x":1,"must_understand":["x"]}"#;
+        let (site, identity) = fake::site_with_config(json);
+        assert_eq!(reason(&site, &identity, ""), "must-understand");
+    }
+
+    #[test]
+    fn an_old_config_cannot_stand_under_a_new_serial() {
+        let (mut site, identity) = fake::site_with_config(fake::CONFIG);
+        let name = &identity.config.name;
+        let (old, new) = (site::config(name, fake::SERIAL), site::config(name, fake::SERIAL + 1));
+        site.copy(&old, &new);
+        site.copy(&site::signature(&old), &site::signature(&new));
+        site.insert(&site::config_latest(name), (fake::SERIAL + 1).to_string().as_bytes());
+        assert_eq!(reason(&site, &identity, ""), "wrong-serial");
+    }
+}

@@ -1,0 +1,129 @@
+//! First stage: from a bare kernel to a place where a program can work.
+//!
+//! In: nothing but the kernel. Out: a [`Machine`]: file systems of the kernel mounted, every console open, modules
+//! loaded, the clock not before the image. Nothing here stops the boot; what fails is said, and the stage that
+//! needs it will say why it cannot go on.
+
+use std::fs;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::mount::MountFlags;
+use rustix::system::RebootCommand;
+use zstrap_formats::cmdline::Cmdline;
+use zstrap_formats::config::LogLevel;
+use zstrap_formats::time::Timestamp;
+
+use crate::modules::Modules;
+use crate::net::dhcp::Lease;
+use crate::net::links::Link;
+use crate::sys::{Mount, NO_EXEC, System};
+use crate::{console, fail};
+
+/// What a program finds on every Linux machine. `/run` may hold programs: ours lives on there.
+const MOUNTS: [Mount<'static>; 4] = [
+    Mount { kind: "proc", target: "/proc", flags: NO_EXEC, options: "" },
+    Mount { kind: "sysfs", target: "/sys", flags: NO_EXEC, options: "" },
+    Mount { kind: "devtmpfs", target: "/dev", flags: MountFlags::NOSUID, options: "mode=0755" },
+    Mount {
+        kind: "tmpfs",
+        target: "/run",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        options: "mode=0755,size=20%",
+    },
+];
+
+/// What is known of the machine before anything was asked of it.
+pub struct Machine {
+    /// The kernel command line.
+    pub cmdline: Cmdline,
+    /// Version of the running kernel.
+    pub kernel: String,
+    /// Modules of the initramfs, and which of them the hardware wants.
+    pub modules: Modules,
+    /// When the init began.
+    pub started: Instant,
+    /// The link and lease that an attempt has used.
+    pub connected: Option<(Link, Lease)>,
+}
+
+impl Machine {
+    /// The log level of the kernel command line.
+    #[must_use]
+    pub fn log_level(&self) -> Option<LogLevel> {
+        self.cmdline.value("zstrap.log").and_then(|text| text.parse().ok())
+    }
+}
+
+/// Makes the machine usable.
+pub fn prepare(system: &dyn System) -> Machine {
+    let started = Instant::now();
+    let failed: Vec<String> =
+        MOUNTS.iter().filter_map(|m| Some((m, system.mount(m).err()?))).map(said).collect();
+    set_panic_hook();
+    let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut machine =
+        Machine { modules: Modules::of_kernel(&kernel), cmdline, kernel, started, connected: None };
+    console::start(machine.log_level().unwrap_or(LogLevel::Normal));
+    failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
+    // Ctrl-Alt-Del at once, as long as nobody is there whom it could interrupt.
+    if let Err(error) = rustix::system::reboot(RebootCommand::CadOn) {
+        log::debug!(target: "early", "ctrl-alt-del stays off: {error}");
+    }
+    let loaded = machine.modules.load_for_hardware();
+    report(system, &machine, loaded);
+    machine
+}
+
+fn said((mount, error): (&Mount<'_>, std::io::Error)) -> String {
+    format!("mounting {} on {}: {error}", mount.kind, mount.target)
+}
+
+fn report(system: &dyn System, machine: &Machine, modules: usize) {
+    let memory = system.memory_available().unwrap_or(0) >> 20;
+    log::info!(
+        target: "early",
+        "ready kernel={} memory={memory}MiB clock={} modules={modules} after={:.3}s",
+        machine.kernel,
+        now(),
+        machine.started.elapsed().as_secs_f64(),
+    );
+}
+
+/// A panic of PID 1 would stop the kernel without a word of ours; say it, then start again.
+fn set_panic_hook() {
+    std::panic::set_hook(Box::new(|info| {
+        log::error!(target: "fail", "stage=init reason=panic");
+        log::error!(target: "fail", "because: {info}");
+        log::error!(target: "fail", "try: report this line; it is a defect of the init");
+        log::error!(target: "fail", "rebooting in 10s");
+        std::thread::sleep(Duration::from_secs(10));
+        fail::reboot();
+    }));
+}
+
+/// The clock as it stands, within the years that a time can name.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let epoch = Timestamp::from_unix(0).expect("0 is a valid time");
+    epoch.plus(since.as_secs())
+}
+
+/// Puts a clock that stands before the image was built forward to that time: no signature and no certificate
+/// that matters is older, and a dead battery must not stop a boot.
+pub fn raise_clock(floor: Timestamp) {
+    let before = now();
+    if before >= floor {
+        return;
+    }
+    let time = rustix::time::Timespec { tv_sec: i64::try_from(floor.unix()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    match rustix::time::clock_settime(rustix::time::ClockId::Realtime, time) {
+        Ok(()) => {
+            log::warn!(target: "early", "clock raised from={before} to={floor} why=before-image-was-built")
+        }
+        Err(error) => {
+            log::warn!(target: "early", "clock stays at {before}, before the image was built: {error}")
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Last stage: the program of the config takes over.
+//!
+//! In: a filled root and the config. Out: nothing, as this program is gone. Everything that can fail is done
+//! before the initramfs is emptied: until then, a failure still ends in an explanation and another try.
+
+use std::ffi::{CString, NulError};
+use std::io;
+use std::time::Instant;
+
+use rustix::mount::MountFlags;
+use zstrap_formats::config::Config;
+
+use crate::early::Machine;
+use crate::fail::Refusal;
+use crate::fetch::Fetched;
+use crate::network::{HOSTS, RESOLV_CONF};
+use crate::node::facts::{self, FACTS, Facts};
+use crate::node::{NODE, SUPERVISOR};
+use crate::root::NEW_ROOT;
+use crate::sys::{Meta, Mount, NO_EXEC, Program, System};
+
+/// What the next PID 1 finds mounted in what moves with us.
+const MOUNTS: [Mount<'static>; 3] = [
+    Mount {
+        kind: "devpts",
+        target: "/dev/pts",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        options: "gid=5,mode=0620,ptmxmode=0666",
+    },
+    Mount {
+        kind: "tmpfs",
+        target: "/dev/shm",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        options: "mode=1777",
+    },
+    Mount { kind: "cgroup2", target: "/sys/fs/cgroup", flags: NO_EXEC, options: "" },
+];
+/// What it finds mounted in the new root itself.
+const TMP: Mount<'static> = Mount {
+    kind: "tmpfs",
+    target: "/tmp",
+    flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+    options: "mode=1777",
+};
+/// What moves into the new root.
+const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
+/// Directories that must be there to mount on, if the list does not bring them.
+const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
+
+/// Where programs are looked for; ours last, so that a bundle's own program of the same name wins.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/zstrap/bin";
+
+/// Why nobody took over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bundle has no such program.
+    #[error("{0} is not an executable file of the bundle")]
+    NoProgram(String),
+    /// An argument or a variable that the kernel cannot take.
+    #[error("exec or env of the config contains a NUL byte")]
+    Nul(#[from] NulError),
+    /// The kernel refused.
+    #[error("{what}")]
+    System {
+        /// Which operation.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel could not start it.
+    #[error("running {path}")]
+    Exec {
+        /// Which program.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Refusal for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoProgram(_) | Self::Exec { .. } => "exec",
+            Self::Nul(_) => "config-syntax",
+            Self::System { .. } => "io",
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::NoProgram(_) => "correct exec in the config, or publish a bundle that has this program",
+            Self::Exec { .. } => {
+                "check that the program is built for this architecture, and its loader is in the bundle"
+            }
+            Self::Nul(_) => "correct the config: zstrap config check",
+            Self::System { .. } => "report this line; it is a defect of the init or the kernel",
+        }
+        .to_owned()
+    }
+}
+
+/// Hands the machine over. Returns only on failure.
+#[must_use]
+pub fn to_program(
+    system: &dyn System,
+    machine: &Machine,
+    fetched: &Fetched,
+    config: &Config,
+    facts: &Facts,
+) -> Error {
+    match hand_over(system, machine, fetched, config, facts) {
+        Ok(error) | Err(error) => error,
+    }
+}
+
+fn hand_over(
+    system: &dyn System,
+    machine: &Machine,
+    fetched: &Fetched,
+    config: &Config,
+    facts: &Facts,
+) -> Result<Error, Error> {
+    let program = program(config)?;
+    let path = &config.exec[0];
+    if !fetched.root().dir().is_executable(path.trim_start_matches('/').as_bytes()) {
+        return Err(Error::NoProgram(path.clone()));
+    }
+    leave_our_program(system, facts)?;
+    prepare_mounts(system, fetched)?;
+    lay_files_over(system)?;
+    log_handoff(config, machine.started);
+    for mount in MOVED {
+        let failed = |source| Error::System { what: format!("moving {mount} to the new root"), source };
+        system.move_mount(mount, NEW_ROOT, mount).map_err(failed)?;
+    }
+    let failed = |source| Error::System { what: "changing to the new root".to_owned(), source };
+    system.switch_root(NEW_ROOT).map_err(failed)?;
+    let source = system.exec(&program);
+    Ok(Error::Exec { path: path.clone(), source })
+}
+
+fn log_handoff(config: &Config, started: Instant) {
+    let verb = if config.supervise { "supervise" } else { "exec" };
+    let total = started.elapsed().as_secs_f64();
+    log::info!(target: "handoff", "{verb} {} total={total:.3}s", config.exec[0]);
+}
+
+/// The config's program, or ours above it.
+fn program(config: &Config) -> Result<Program, Error> {
+    let own = [SUPERVISOR, "supervise", "--grace"].map(str::to_owned);
+    let argv: Vec<String> = if config.supervise {
+        own.into_iter()
+            .chain([config.grace.to_string(), "--".to_owned()])
+            .chain(config.exec.clone())
+            .collect()
+    } else {
+        config.exec.clone()
+    };
+    let mut env: std::collections::BTreeMap<&str, &str> =
+        [("HOME", "/root"), ("PATH", PATH), ("TERM", "linux")].into();
+    env.extend(config.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    Ok(Program {
+        path: CString::new(argv[0].as_str())?,
+        argv: argv.into_iter().map(CString::new).collect::<Result<_, _>>()?,
+        env: env
+            .into_iter()
+            .map(|(name, value)| CString::new(format!("{name}={value}")))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Our program and the facts go to `/run`, which moves along.
+fn leave_our_program(system: &dyn System, facts: &Facts) -> Result<(), Error> {
+    let failed = |what: &str| {
+        let what = format!("writing {what}");
+        move |source| Error::System { what, source }
+    };
+    system.copy_file("/init", NODE, 0o755).map_err(failed(NODE))?;
+    system.link_file(NODE, SUPERVISOR).map_err(failed(SUPERVISOR))?;
+    system.write_file(FACTS, 0o644, facts::to_json(facts).as_bytes()).map_err(failed(FACTS))
+}
+
+fn prepare_mounts(system: &dyn System, fetched: &Fetched) -> Result<(), Error> {
+    let dir = fetched.root().dir();
+    for point in MOUNT_POINTS {
+        if !dir.is_dir(point.as_bytes()) {
+            let meta = Meta { mode: 0o755, uid: 0, gid: 0 };
+            let failed = |source| Error::System { what: format!("making /{point} in the new root"), source };
+            dir.make_dir(point.as_bytes(), meta).map_err(failed)?;
+        }
+    }
+    let mounting = |mount: &Mount<'_>| {
+        let what = format!("mounting {} on {}", mount.kind, mount.target);
+        move |source| Error::System { what, source }
+    };
+    for mount in &MOUNTS {
+        system.mount(mount).map_err(mounting(mount))?;
+    }
+    system.mount_below(NEW_ROOT, &TMP).map_err(mounting(&TMP))
+}
+
+/// Name servers and hosts are those of this network, whatever plain files the bundle brings.
+fn lay_files_over(system: &dyn System) -> Result<(), Error> {
+    for (ours, path) in [(RESOLV_CONF, "etc/resolv.conf"), (HOSTS, "etc/hosts")] {
+        let failed = |source| Error::System { what: format!("laying {ours} over /{path}"), source };
+        let laid = system.bind_over(ours, NEW_ROOT, path).map_err(failed)?;
+        log::debug!(target: "handoff", "file {path} laid={laid}");
+    }
+    Ok(())
+}

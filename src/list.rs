@@ -1,0 +1,140 @@
+//! Fifth stage: what the bundle consists of.
+//!
+//! In: a server, the identity, the bundle's name. Out: a [`VerifiedList`]: signed by enough keys, for this bundle
+//! and this architecture, not expired, and without a path that leads anywhere else. Only this module makes one,
+//! and without one nothing is fetched.
+
+use std::time::Instant;
+
+use zstrap_formats::identity::Identity;
+use zstrap_formats::list::{List, ListError, MAX_LIST, Problem};
+use zstrap_formats::name::Arch;
+use zstrap_formats::signature::{ArchField, Kind, Subject};
+use zstrap_formats::site;
+use zstrap_formats::time::Timestamp;
+
+use crate::config::NodeConfig;
+use crate::fail::Refusal;
+use crate::http::Source;
+use crate::signed::{self, Request};
+
+/// Why there is no list.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It did not come, or is not signed for this.
+    #[error(transparent)]
+    Signed(#[from] signed::Error),
+    /// Signed, but breaks a rule of lists.
+    #[error("list of {bundle}")]
+    List {
+        /// Which bundle.
+        bundle: String,
+        /// Which rule.
+        source: ListError,
+    },
+    /// Older than the config allows.
+    #[error("list has serial {found}, the config asks for at least {least}")]
+    TooOld {
+        /// In the comment.
+        found: u64,
+        /// In the config.
+        least: u64,
+    },
+    /// A set-user-ID file that the config does not allow.
+    #[error("{0} has a set-user-ID or set-group-ID bit, and the config does not say allow_setuid")]
+    Setuid(String),
+    /// Built for a processor that zstrap has no bundles for.
+    #[error("no bundles exist for the architecture of this init")]
+    Arch,
+}
+
+impl Refusal for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Signed(error) => error.reason(),
+            Self::List {
+                source: ListError { problem: Problem::Path { .. } | Problem::Parent { .. }, .. },
+                ..
+            } => "bad-path",
+            Self::List { .. } => "list-syntax",
+            Self::TooOld { .. } => "too-old",
+            Self::Setuid(_) => "setuid",
+            Self::Arch => "unsupported",
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Signed(error) => return error.advice(),
+            Self::List { .. } => "publish the bundle anew with zstrap publish; ask who signed this list",
+            Self::TooOld { .. } => "publish the bundle anew, or lower min_serial in the config",
+            Self::Setuid(_) => "publish without the bit, or set allow_setuid in the config",
+            Self::Arch => "boot an image of this machine's architecture",
+        }
+        .to_owned()
+    }
+}
+
+/// A list that may be fetched and run.
+#[derive(Debug)]
+pub struct VerifiedList {
+    list: List,
+    serial: u64,
+}
+
+impl VerifiedList {
+    /// Its entries.
+    #[must_use]
+    pub fn list(&self) -> &List {
+        &self.list
+    }
+
+    /// The serial it was signed with.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+}
+
+/// Gets and checks the list of the config's bundle.
+///
+/// # Errors
+/// [`Error`].
+pub fn obtain(
+    source: &dyn Source,
+    identity: &Identity,
+    config: &NodeConfig,
+    now: Timestamp,
+) -> Result<VerifiedList, Error> {
+    let started = Instant::now();
+    let arch = Arch::native().ok_or(Error::Arch)?;
+    let bundle = config.bundle();
+    let serial = signed::latest(source, &site::bundle_latest(bundle, arch))?;
+    let subject = Subject { kind: Kind::List, name: bundle, arch: ArchField::One(arch) };
+    let request = Request { path: site::list(bundle, arch, serial), limit: MAX_LIST, subject, now };
+    let bytes = request.bytes_unverified(source)?;
+    let signed = request.verify(source, identity, bytes)?;
+    signed::check_serial(&signed, serial)?;
+    let least = config.fields().min_serial;
+    if serial < least {
+        return Err(Error::TooOld { found: serial, least });
+    }
+    let list =
+        List::parse(&signed.bytes).map_err(|source| Error::List { bundle: bundle.to_string(), source })?;
+    check_setuid(&list, config.fields().allow_setuid)?;
+    log::info!(
+        target: "list",
+        "ok bundle={bundle} arch={arch} serial={serial} entries={} bytes={} after={:.3}s",
+        list.entries().len(),
+        list.total_size(),
+        started.elapsed().as_secs_f64(),
+    );
+    Ok(VerifiedList { list, serial })
+}
+
+fn check_setuid(list: &List, allowed: bool) -> Result<(), Error> {
+    match list.entries().iter().find(|entry| entry.is_setuid()) {
+        Some(entry) if !allowed => Err(Error::Setuid(entry.display_path())),
+        _ => Ok(()),
+    }
+}

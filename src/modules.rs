@@ -1,0 +1,233 @@
+//! Kernel modules for the hardware that is present.
+//!
+//! In: `/lib/modules/VERSION` of the initramfs with kmod's `modules.alias` and `modules.dep` (modules.alias(5)),
+//! and the modalias of every device in sysfs. Out: loaded modules, dependencies first. A kernel that has all its
+//! drivers built in brings no such folder, and then nothing happens.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// Where devices show what driver they want.
+const BUSES: &str = "/sys/bus";
+/// A driver may bring a bus with new devices; more rounds than buses can be nested mean something is wrong.
+const MAX_ROUNDS: usize = 16;
+
+/// The modules at hand.
+#[derive(Debug, Default)]
+pub struct Modules {
+    folder: PathBuf,
+    aliases: Vec<Alias>,
+    /// Path of a module to those it needs, itself excluded; paths are relative to the folder.
+    needs: HashMap<String, Vec<String>>,
+    /// Module name to path.
+    paths: HashMap<String, String>,
+    /// Modules that were tried, whatever came of it.
+    tried: HashSet<String>,
+    /// Devices whose modalias was looked up.
+    seen: HashSet<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Alias {
+    pattern: Vec<u8>,
+    module: String,
+}
+
+impl Modules {
+    /// The modules that the initramfs brings for this kernel.
+    #[must_use]
+    pub fn of_kernel(version: &str) -> Self {
+        let folder = Path::new("/lib/modules").join(version);
+        let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let (aliases, dependencies) = (read("modules.alias"), read("modules.dep"));
+        Self::parse(folder, &aliases, &dependencies)
+    }
+
+    fn parse(folder: PathBuf, aliases: &str, dependencies: &str) -> Self {
+        let mut modules = Self { folder, ..Self::default() };
+        for line in dependencies.lines() {
+            let Some((path, needs)) = line.split_once(':') else { continue };
+            modules.paths.insert(module_name(path), path.to_owned());
+            modules.needs.insert(path.to_owned(), needs.split_whitespace().map(str::to_owned).collect());
+        }
+        for line in aliases.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some("alias"), Some(pattern), Some(module)) = (words.next(), words.next(), words.next()) {
+                modules
+                    .aliases
+                    .push(Alias { pattern: pattern.as_bytes().to_vec(), module: module.to_owned() });
+            }
+        }
+        modules
+    }
+
+    /// Loads what the devices that are there now want, until no new device shows up. Returns how many modules
+    /// were loaded.
+    pub fn load_for_hardware(&mut self) -> usize {
+        let mut loaded = 0;
+        for _ in 0..MAX_ROUNDS {
+            let new: Vec<Vec<u8>> =
+                modaliases().into_iter().filter(|alias| self.seen.insert(alias.clone())).collect();
+            let wanted: Vec<String> = new.iter().flat_map(|alias| self.matching(alias)).collect();
+            let before = loaded;
+            for module in wanted {
+                loaded += self.load(&module);
+            }
+            if loaded == before {
+                break;
+            }
+        }
+        loaded
+    }
+
+    /// Loads one module by name, if it is at hand and was not tried before. Returns how many were loaded.
+    pub fn load(&mut self, module: &str) -> usize {
+        let Some(path) = self.paths.get(&module_name(module)).cloned() else { return 0 };
+        // kmod lists what is needed last first: dependencies of dependencies stand at the end.
+        let mut order = self.needs.get(&path).cloned().unwrap_or_default();
+        order.reverse();
+        order.push(path);
+        order.into_iter().filter(|path| self.tried.insert(path.clone()) && self.insert(path)).count()
+    }
+
+    fn insert(&self, path: &str) -> bool {
+        let file = self.folder.join(path);
+        let result = File::open(&file)
+            .and_then(|module| rustix::system::finit_module(&module, c"", 0).map_err(std::io::Error::from));
+        match &result {
+            Ok(()) => log::debug!(target: "early", "module loaded path={path}"),
+            // It came with the kernel, or another device wanted it first.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => log::warn!(target: "early", "module not loaded path={path} error={error}"),
+        }
+        result.is_ok()
+    }
+
+    fn matching(&self, modalias: &[u8]) -> Vec<String> {
+        let fits = self.aliases.iter().filter(|alias| glob(&alias.pattern, modalias));
+        fits.map(|alias| alias.module.clone()).collect()
+    }
+}
+
+/// The name by which the kernel knows a module: without folders and endings, `-` as `_`.
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split(".ko").next().unwrap_or(file).replace('-', "_")
+}
+
+/// What every device of every bus says of itself.
+fn modaliases() -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for bus in fs::read_dir(BUSES).into_iter().flatten().flatten() {
+        for device in fs::read_dir(bus.path().join("devices")).into_iter().flatten().flatten() {
+            if let Ok(text) = fs::read(device.path().join("modalias")) {
+                found.push(text.trim_ascii_end().to_vec());
+            }
+        }
+    }
+    found
+}
+
+/// fnmatch(3) as kmod uses it: `*`, `?` and `[…]`.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    // Where the last star stands, and how much of the text it has taken: only that one is ever tried again.
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+                continue;
+            }
+            Some(byte) => {
+                if let Some(length) = one(&pattern[p..], *byte, text[t]) {
+                    p += length;
+                    t += 1;
+                    continue;
+                }
+            }
+            None => {}
+        }
+        let Some((at, taken)) = star else { return false };
+        star = Some((at, taken + 1));
+        (p, t) = (at + 1, taken + 1);
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// How many bytes of the pattern match one byte of the text.
+fn one(pattern: &[u8], first: u8, byte: u8) -> Option<usize> {
+    if first == b'?' {
+        return Some(1);
+    }
+    let end = if first == b'[' { pattern.iter().position(|b| *b == b']') } else { None };
+    let Some(end) = end else { return (first == byte).then_some(1) };
+    let mut set = &pattern[1..end];
+    let negated = matches!(set.first(), Some(b'!' | b'^'));
+    set = if negated { &set[1..] } else { set };
+    let mut found = false;
+    while let [low, rest @ ..] = set {
+        match rest {
+            [b'-', high, tail @ ..] => {
+                found |= (low..=high).contains(&&byte);
+                set = tail;
+            }
+            _ => {
+                found |= *low == byte;
+                set = rest;
+            }
+        }
+    }
+    (found != negated).then_some(end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_fnmatch_does() {
+        for (pattern, text, expected) in [
+            ("pci:v00001AF4d*sv*", "pci:v00001AF4d00001000sv00001AF4sd1", true),
+            ("virtio:d00000001v*", "virtio:d00000001v00001AF4", true),
+            ("virtio:d00000002v*", "virtio:d00000001v00001AF4", false),
+            ("usb:v*dc09[0-4]x", "usb:v1dc093x", true),
+            ("usb:v*dc09[!0-4]x", "usb:v1dc093x", false),
+            ("a?c", "abc", true),
+            ("*a*b*c", "xxaxxbxxbc", true),
+            ("*a*b*c", "xxaxxbxxb", false),
+            ("", "", true),
+            ("", "x", false),
+            ("***", "", true),
+            ("[", "[", true),
+        ] {
+            assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_pattern_takes_no_exponential_time() {
+        let pattern = "*a".repeat(200);
+        assert!(!glob(pattern.as_bytes(), "a".repeat(199).as_bytes()));
+    }
+
+    #[test]
+    fn dependencies_come_first() {
+        let dep =
+            "kernel/net/virtio_net.ko: kernel/b.ko kernel/a.ko\nkernel/a.ko:\nkernel/b.ko: kernel/a.ko\n";
+        let alias = "# comment\nalias virtio:d00000001v* virtio_net\n";
+        let modules = Modules::parse(PathBuf::from("/nowhere"), alias, dep);
+        assert_eq!(modules.matching(b"virtio:d00000001v1"), ["virtio_net"]);
+        let mut order = modules.needs["kernel/net/virtio_net.ko"].clone();
+        order.reverse();
+        assert_eq!(order, ["kernel/a.ko", "kernel/b.ko"]);
+    }
+
+    #[test]
+    fn a_kernel_without_modules_needs_none() {
+        let mut modules = Modules::parse(PathBuf::from("/nowhere"), "", "");
+        assert_eq!(modules.load_for_hardware(), 0);
+        assert_eq!(modules.load("virtio_net"), 0);
+    }
+}

@@ -1,0 +1,82 @@
+//! The network links of the machine, as sysfs shows them.
+
+use std::fs;
+use std::path::Path;
+
+/// Where the kernel shows its links.
+const SYS_NET: &str = "/sys/class/net";
+/// `ARPHRD_ETHER`: Ethernet and what looks like it.
+const ETHERNET: &str = "1";
+
+/// An Ethernet link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Name, such as `eth0`.
+    pub name: String,
+    /// Index by which the kernel knows it.
+    pub index: u32,
+    /// Hardware address.
+    pub mac: [u8; 6],
+}
+
+impl Link {
+    /// All Ethernet links there are, by index: the order in which the kernel found them.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let names = fs::read_dir(SYS_NET).into_iter().flatten().flatten();
+        let mut links: Vec<Self> =
+            names.filter_map(|entry| Self::read(entry.file_name().to_str()?)).collect();
+        links.sort_by_key(|link| link.index);
+        links
+    }
+
+    fn read(name: &str) -> Option<Self> {
+        let link = Path::new(SYS_NET).join(name);
+        let text = |file: &str| fs::read_to_string(link.join(file)).ok().map(|text| text.trim().to_owned());
+        if text("type")? != ETHERNET {
+            return None;
+        }
+        Some(Self {
+            name: name.to_owned(),
+            index: text("ifindex")?.parse().ok()?,
+            mac: parse_mac(&text("address")?)?,
+        })
+    }
+
+    /// Whether a cable with someone at its other end is plugged in. A link that is down says nothing, which is
+    /// no carrier.
+    #[must_use]
+    pub fn has_carrier(&self) -> bool {
+        fs::read_to_string(Path::new(SYS_NET).join(&self.name).join("carrier"))
+            .is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// The hardware address as text.
+    #[must_use]
+    pub fn mac_text(&self) -> String {
+        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+    }
+}
+
+/// Six hexadecimal bytes; all zeros is no address of anyone.
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    if parts.next().is_some() || mac == [0; 6] { None } else { Some(mac) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardware_addresses_have_six_bytes() {
+        assert_eq!(parse_mac("52:54:00:12:34:56"), Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
+        for bad in ["", "00:00:00:00:00:00", "52:54:00:12:34", "52:54:00:12:34:56:78", "x2:54:00:12:34:56"] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The program that lives on after handoff: `zstrap-node`.
+//!
+//! In: arguments. Out: facts on standard output, or, as PID 1, the supervised program until the machine ends.
+//! Exit codes: 0 done, 1 failed, 2 usage.
+
+pub mod facts;
+pub mod supervise;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use facts::{FACTS, Facts};
+
+/// Where the program stands in the new root.
+pub const NODE: &str = "/run/zstrap/bin/zstrap-node";
+/// The same program under the name by which `zinit poweroff` and `zinit reboot` know a PID 1 that takes their
+/// signals: they look for `zinit` in the target of `/proc/1/exe`.
+pub const SUPERVISOR: &str = "/run/zstrap/bin/zinit-supervisor";
+
+const USAGE: &str = "\
+usage: zstrap-node info                 all facts of this boot, as JSON
+       zstrap-node get NAME             one of them, such as farmer_id
+       zstrap-node supervise [--grace SECONDS] -- PROGRAM [ARGUMENT…]
+                                        run PROGRAM as PID 1 does: reap,
+                                        restart, pass on power-off and reboot
+";
+
+/// Runs one command of `zstrap-node`.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or("\u{fffd}")).collect();
+    let result = match words[..] {
+        ["info"] => read_facts().map(|facts| facts::to_json(&facts)),
+        ["get", name] => get(name),
+        ["supervise", ..] => return supervise::run(&args[1..]),
+        ["-h" | "--help" | "help"] => Ok(USAGE.to_owned()),
+        _ => {
+            let _ = io::stderr().write_all(USAGE.as_bytes());
+            return ExitCode::from(2);
+        }
+    };
+    match result.and_then(|text| io::stdout().write_all(text.as_bytes())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "zstrap-node: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_facts() -> io::Result<Facts> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("reading {FACTS}: {error}"));
+    let text = std::fs::read(FACTS).map_err(named)?;
+    serde_json::from_slice(&text).map_err(|error| named(error.into()))
+}
+
+fn get(name: &str) -> io::Result<String> {
+    let facts = read_facts()?;
+    match facts.get(name) {
+        Some(value) => Ok(format!("{value}\n")),
+        None => {
+            let known = facts.keys().map(String::as_str).collect::<Vec<_>>().join(" ");
+            Err(io::Error::other(format!("no fact {name}; known: {known}")))
+        }
+    }
+}

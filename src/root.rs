@@ -1,0 +1,108 @@
+//! Sixth stage: a place for the files.
+//!
+//! In: the config and the list. Out: an empty [`Root`] that is big enough, or a refusal before the first byte is
+//! fetched. In this version that is a tmpfs: RAM, sized by the list plus the config's headroom.
+
+use std::io;
+use std::time::Instant;
+
+use rustix::mount::MountFlags;
+use zstrap_formats::list::{EntryKind, List};
+
+use crate::config::NodeConfig;
+use crate::fail::Refusal;
+use crate::list::VerifiedList;
+use crate::sys::{Mount, RootDir, System};
+
+/// Where the new root stands until it is the root.
+pub const NEW_ROOT: &str = "/newroot";
+const MIB: u64 = 1 << 20;
+/// tmpfs keeps files in pages of this size.
+const PAGE: u64 = 4096;
+/// Inodes beyond those of the list.
+const SPARE_INODES: u64 = 16384;
+
+/// Why there is no root.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The files alone are more than the memory.
+    #[error("bundle needs {needed} MiB of memory, {available} MiB are available")]
+    NoMemory {
+        /// Files, in MiB.
+        needed: u64,
+        /// Memory, in MiB.
+        available: u64,
+    },
+    /// The kernel refused.
+    #[error("{what}")]
+    System {
+        /// Which operation.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Refusal for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoMemory { .. } => "no-memory",
+            Self::System { .. } => "io",
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::NoMemory { .. } => "give the machine more memory, or publish a smaller bundle",
+            Self::System { .. } => "report this line; it is a defect of the init or the kernel",
+        }
+        .to_owned()
+    }
+}
+
+/// An empty root.
+pub struct Root {
+    dir: Box<dyn RootDir>,
+}
+
+impl Root {
+    /// The verbs to fill it with.
+    #[must_use]
+    pub fn dir(&self) -> &dyn RootDir {
+        &*self.dir
+    }
+}
+
+/// Makes the root of this list.
+///
+/// # Errors
+/// [`Error`].
+pub fn prepare(system: &dyn System, config: &NodeConfig, list: &VerifiedList) -> Result<Root, Error> {
+    let started = Instant::now();
+    let failed = |what| move |source| Error::System { what, source };
+    let available = system.memory_available().map_err(failed("reading the size of the memory"))?;
+    let files = stored_size(list.list());
+    if files > available {
+        return Err(Error::NoMemory { needed: files.div_ceil(MIB), available: available / MIB });
+    }
+    let size = files.saturating_add(config.fields().root.headroom.bytes(files));
+    let inodes = list.list().entries().len() as u64 + SPARE_INODES;
+    let options = format!("mode=0755,size={size},nr_inodes={inodes}");
+    // Whatever an earlier attempt has left there is gone, and its memory free.
+    system.unmount(NEW_ROOT);
+    let mount = Mount { kind: "tmpfs", target: NEW_ROOT, flags: MountFlags::empty(), options: &options };
+    system.mount(&mount).map_err(failed("mounting a tmpfs on /newroot"))?;
+    let dir = system.open_root(NEW_ROOT).map_err(failed("opening /newroot"))?;
+    let after = started.elapsed().as_secs_f64();
+    log::info!(target: "root", "ready kind=ram size={}MiB after={after:.3}s", size / MIB);
+    Ok(Root { dir })
+}
+
+/// What the files take in whole pages.
+fn stored_size(list: &List) -> u64 {
+    let pages = list.entries().iter().map(|entry| match &entry.kind {
+        EntryKind::File(content) => content.size.div_ceil(PAGE),
+        EntryKind::Dir | EntryKind::Link(_) => 1,
+    });
+    pages.sum::<u64>().saturating_mul(PAGE)
+}

@@ -1,0 +1,184 @@
+//! The verbs by which stages change the machine: everything the init does to the outside passes here.
+//!
+//! Stages take `&dyn System`, so a test can hand them one that only records, and "nothing is written when the
+//! signature is bad" becomes an assertion on a list of calls. [`linux`] is the real one.
+
+#[cfg(test)]
+pub mod fake;
+pub mod linux;
+
+use std::ffi::CString;
+use std::io::{self, Write};
+
+use rustix::mount::MountFlags;
+
+/// For file systems that hold no programs.
+pub const NO_EXEC: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// One mount(2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount<'a> {
+    /// File system type.
+    pub kind: &'a str,
+    /// Mount point; made if missing.
+    pub target: &'a str,
+    /// `nosuid`, `nodev`, …
+    pub flags: MountFlags,
+    /// Options of the file system.
+    pub options: &'a str,
+}
+
+/// Owner and permissions of something new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// How the machine ends this boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Start again from the firmware.
+    Reboot,
+    /// Switch off.
+    PowerOff,
+    /// Stop the processor.
+    Halt,
+}
+
+/// What takes over as PID 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Path below the root.
+    pub path: CString,
+    /// Arguments, the program's name first.
+    pub argv: Vec<CString>,
+    /// `NAME=value` each.
+    pub env: Vec<CString>,
+}
+
+/// What the init does to the machine.
+pub trait System: Sync {
+    /// Mounts a file system, making its mount point if there is none.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn mount(&self, mount: &Mount<'_>) -> io::Result<()>;
+
+    /// Mounts a file system on a directory below `root`, whatever links stand on the way. The mount's target is
+    /// relative to that root.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn mount_below(&self, root: &str, mount: &Mount<'_>) -> io::Result<()>;
+
+    /// Moves a mount to a directory below `root`.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn move_mount(&self, from: &str, root: &str, to: &str) -> io::Result<()>;
+
+    /// Lays a file over a plain file below `root`; a missing file, a link or a directory is left as it is.
+    /// Whether it was laid is the answer.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn bind_over(&self, file: &str, root: &str, path: &str) -> io::Result<bool>;
+
+    /// Takes away whatever is mounted at `target`; nothing there is fine.
+    fn unmount(&self, target: &str);
+
+    /// Writes a small file of the init's own.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn write_file(&self, path: &str, mode: u16, bytes: &[u8]) -> io::Result<()>;
+
+    /// Copies a file of the init's own.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn copy_file(&self, from: &str, to: &str, mode: u16) -> io::Result<()>;
+
+    /// Gives a file of the init's own a second name.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn link_file(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Opens a freshly mounted root to fill it.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn open_root(&self, path: &str) -> io::Result<Box<dyn RootDir>>;
+
+    /// Bytes of memory that could be used without swapping.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn memory_available(&self) -> io::Result<u64>;
+
+    /// Deletes the initramfs and makes `root` the root, with the working directory there.
+    ///
+    /// # Errors
+    /// The kernel's refusal; the initramfs may be empty by then.
+    fn switch_root(&self, root: &str) -> io::Result<()>;
+
+    /// Replaces this program: signals and descriptors as a new program expects them.
+    ///
+    /// # Errors
+    /// Only returns when the program cannot be run.
+    fn exec(&self, program: &Program) -> io::Error;
+}
+
+/// A root that is being filled. Paths are raw bytes below it, and can lead nowhere else.
+pub trait RootDir: Send + Sync {
+    /// Makes a directory, or gives an existing one these owner and permissions.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn make_dir(&self, path: &[u8], meta: Meta) -> io::Result<()>;
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn make_link(&self, path: &[u8], target: &[u8], meta: Meta) -> io::Result<()>;
+
+    /// Begins a file that has no name until it is committed: what is dropped before never was.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn create(&self, path: &[u8]) -> io::Result<Box<dyn NewFile>>;
+
+    /// Reads a finished file, to copy it.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn read(&self, path: &[u8]) -> io::Result<Box<dyn io::Read>>;
+
+    /// Whether the path names a directory, links followed inside the root.
+    fn is_dir(&self, path: &[u8]) -> bool;
+
+    /// Whether the path names a regular file that may be executed, links followed inside the root.
+    fn is_executable(&self, path: &[u8]) -> bool;
+}
+
+/// A file that has no name yet.
+pub trait NewFile: Write + Send {
+    /// Throws away what was written so far.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn restart(&mut self) -> io::Result<()>;
+
+    /// Gives the file its name, owner and permissions.
+    ///
+    /// # Errors
+    /// The kernel's refusal, also when the name is taken.
+    fn commit(self: Box<Self>, meta: Meta) -> io::Result<()>;
+}
