@@ -56,9 +56,7 @@ impl Stage {
     /// What an error in this stage has kept from happening.
     fn not_done(self) -> &'static str {
         match self {
-            Self::Identity => {
-                "no network was touched, nothing was fetched, nothing of a bundle ran"
-            }
+            Self::Identity => "no network was touched, nothing was fetched, nothing of a bundle ran",
             Self::Network | Self::Config => "no list and no file was fetched, nothing of a bundle ran",
             Self::List | Self::Root => "no file was fetched, nothing of the bundle ran",
             Self::Fetch => "nothing of the bundle ran; files fetched so far are thrown away",

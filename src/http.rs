@@ -7,6 +7,9 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::crypto::{CryptoProvider, KeyProvider};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::SigningKey;
 use ureq::Agent;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
@@ -195,8 +198,18 @@ fn tls(identity: &Identity) -> Result<TlsConfig, ServerError> {
         None => RootCerts::WebPki,
         Some(pem) => RootCerts::Specific(Arc::new(certificates(pem)?)),
     };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider).build())
+    let provider = CryptoProvider { key_provider: &NoClientKeys, ..rustls::crypto::ring::default_provider() };
+    Ok(TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(Arc::new(provider)).build())
+}
+
+/// A node shows no certificate of its own, so the code that would sign with one need not be there.
+#[derive(Debug)]
+struct NoClientKeys;
+
+impl KeyProvider for NoClientKeys {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("nodes have no client certificate".to_owned()))
+    }
 }
 
 fn certificates(pem: &str) -> Result<Vec<Certificate<'static>>, ServerError> {

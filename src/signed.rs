@@ -193,10 +193,13 @@ impl Request<'_> {
 /// # Errors
 /// [`Error::Get`], [`Error::NotASerial`].
 pub fn latest(source: &dyn Source, path: &str) -> Result<u64, Error> {
-    let bytes = source
-        .get(path, site::MAX_LATEST as u64)
-        .map_err(|source| Error::Get { what: path.to_owned(), source })?;
-    site::parse_latest(&bytes).ok_or_else(|| Error::NotASerial { path: path.to_owned() })
+    let not_a_serial = || Error::NotASerial { path: path.to_owned() };
+    let bytes = source.get(path, site::MAX_LATEST as u64).map_err(|source| match source {
+        // The page of some other server: no serial is that long.
+        HttpError::TooLarge { .. } => not_a_serial(),
+        source => Error::Get { what: path.to_owned(), source },
+    })?;
+    site::parse_latest(&bytes).ok_or_else(not_a_serial)
 }
 
 /// That the comment bears the serial it was asked for by, so that an old file cannot stand under a new name.

@@ -37,17 +37,19 @@ impl Cmdline {
     /// replaced, and an open quote ends with the line.
     #[must_use]
     pub fn parse(line: &[u8]) -> Self {
-        let line = String::from_utf8_lossy(&line[..line.len().min(MAX_CMDLINE)]);
-        let mut rest = line.trim_matches(is_blank);
+        let line = &line[..line.len().min(MAX_CMDLINE)];
+        // The line break is that of /proc/cmdline, not of an open quote.
+        let mut rest = skip_blanks(line.strip_suffix(b"\n").unwrap_or(line));
         let mut parameters = Vec::new();
         while !rest.is_empty() {
             let (word, tail) = next_word(rest);
+            let parameter = split_parameter(word);
             // What follows belongs to PID 1's argv.
-            if word == "--" {
+            if parameter.name == "--" && parameter.value.is_none() {
                 break;
             }
-            parameters.push(split_parameter(word));
-            rest = tail.trim_start_matches(is_blank);
+            parameters.push(parameter);
+            rest = skip_blanks(tail);
         }
         Self { parameters }
     }
@@ -78,8 +80,9 @@ impl Parameter {
     /// # Errors
     /// [`CmdlineError`] when the kernel's quoting cannot carry it.
     pub fn to_text(&self) -> Result<String, CmdlineError> {
-        let plain = |c: char| !is_blank(c) && !c.is_control() && c != '"' && c != '=';
-        if self.name.is_empty() || !self.name.chars().all(plain) || self.name == "--" {
+        let plain = |c: char| !c.is_control() && c != '"' && c != '=';
+        let good = !self.name.is_empty() && self.name != "--" && self.name.chars().all(plain);
+        if !good || self.name.bytes().any(is_blank) {
             return Err(CmdlineError::Name(self.name.clone()));
         }
         let Some(value) = &self.value else {
@@ -88,46 +91,55 @@ impl Parameter {
         if value.chars().any(|c| c == '"' || c.is_control()) {
             return Err(CmdlineError::Character(value.clone()));
         }
-        let quote = if value.contains(is_blank) { "\"" } else { "" };
+        let quote = if value.bytes().any(is_blank) { "\"" } else { "" };
         Ok(format!("{}={quote}{value}{quote}", self.name))
     }
 }
 
-/// The kernel's `isspace` over the characters it meets here.
-fn is_blank(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c' | '\u{a0}')
+/// The kernel's `isspace`, which knows Latin-1: byte 0xa0 is a blank, even inside a UTF-8 letter such as `à`.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0)
+}
+
+fn skip_blanks(text: &[u8]) -> &[u8] {
+    let first = text.iter().position(|b| !is_blank(*b)).unwrap_or(text.len());
+    &text[first..]
 }
 
 /// The first word, quotes included, and what follows it.
-fn next_word(text: &str) -> (&str, &str) {
+fn next_word(text: &[u8]) -> (&[u8], &[u8]) {
     let mut quoted = false;
-    for (at, c) in text.char_indices() {
-        if c == '"' {
+    for (at, byte) in text.iter().enumerate() {
+        if *byte == b'"' {
             quoted = !quoted;
-        } else if is_blank(c) && !quoted {
+        } else if is_blank(*byte) && !quoted {
             return text.split_at(at);
         }
     }
-    (text, "")
+    (text, &[])
 }
 
-/// Splits at the first `=` and takes the quotes off, as `next_arg` does: around the whole word or the value.
-fn split_parameter(word: &str) -> Parameter {
-    let (word, wrapped) = match word.strip_prefix('"') {
-        Some(inner) => (inner, true),
-        None => (word, false),
+/// Splits at the first `=` that is not the first byte, and takes off the quotes around the whole word or the
+/// value, as `next_arg` does; quotes elsewhere stay.
+fn split_parameter(word: &[u8]) -> Parameter {
+    let (wrapped, word) = match word.strip_prefix(b"\"") {
+        Some(inner) => (true, inner),
+        None => (false, word),
     };
-    let word = if wrapped { word.strip_suffix('"').unwrap_or(word) } else { word };
-    match word.split_once('=') {
-        None => Parameter { name: word.to_owned(), value: None },
-        Some((name, value)) => {
-            let value = match value.strip_prefix('"') {
-                Some(inner) if !wrapped => inner.strip_suffix('"').unwrap_or(inner),
-                _ => value,
-            };
-            Parameter { name: name.to_owned(), value: Some(value.to_owned()) }
-        }
-    }
+    let end_quote_off = |text: &[u8]| text.strip_suffix(b"\"").unwrap_or(text).to_vec();
+    let equals = word.iter().skip(1).position(|b| *b == b'=').map(|at| at + 1);
+    let (name, value) = match equals {
+        None => (word, None),
+        Some(at) => (&word[..at], Some(&word[at + 1..])),
+    };
+    let value = value.map(|value| match value.strip_prefix(b"\"") {
+        Some(inner) => end_quote_off(inner),
+        None if wrapped => end_quote_off(value),
+        None => value.to_vec(),
+    });
+    let name = if wrapped && value.is_none() { end_quote_off(name) } else { name.to_vec() };
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Parameter { name: text(name), value: value.map(text) }
 }
 
 /// The kernel takes `-` and `_` in names as one (`parameqn`).
@@ -163,6 +175,30 @@ mod tests {
         assert_eq!(line.value("zstrap.farmer_id"), Some("2"));
         assert!(line.has("zstrap.farmer-id"));
         assert_eq!(line.value("zstrap.farmer"), None);
+    }
+
+    #[test]
+    fn odd_quotes_and_blanks_read_as_in_the_kernel() {
+        for (line, name, value) in [
+            (&b"=x"[..], "=x", None),
+            (b"=x=y", "=x", Some("y")),
+            (b"\"a=\"b\"", "a", Some("b")),
+            (b"a=b\"c d\"e", "a", Some("b\"c d\"e")),
+            (b"a=\"\"", "a", Some("")),
+            (b"a=\"", "a", Some("")),
+            ("a=\"voilà\"".as_bytes(), "a", Some("voilà")),
+            ("a=voilà".as_bytes(), "a", Some("voil\u{fffd}")),
+        ] {
+            let parameter = Parameter { name: name.to_owned(), value: value.map(str::to_owned) };
+            assert_eq!(Cmdline::parse(line).parameters(), [parameter], "{line:?}");
+        }
+        assert_eq!(Cmdline::parse(b"a \"--\" b").parameters().len(), 1);
+    }
+
+    #[test]
+    fn writes_letters_that_hold_a_blank_byte_in_quotes() {
+        let voila = Parameter { name: "a".to_owned(), value: Some("voilà".to_owned()) };
+        assert_eq!(Cmdline::parse(voila.to_text().unwrap().as_bytes()).parameters(), [voila]);
     }
 
     #[test]

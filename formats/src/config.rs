@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::name::Name;
@@ -245,7 +246,7 @@ impl FromStr for Network {
         };
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(most), |p| p.parse().map_err(|_| wrong()))?;
+        let prefix = prefix.map_or(Ok(most), |p| digits(p).ok_or_else(wrong))?;
         if prefix > most { Err(wrong()) } else { Ok(Self { address, prefix }) }
     }
 }
@@ -300,9 +301,9 @@ impl Config {
     /// Reads a config as `zstrap config check` and `add` do.
     ///
     /// # Errors
-    /// [`ConfigError`], also for every unknown field.
+    /// [`ConfigError`], also for every unknown field, and for whatever [`Config::parse_node`] refuses.
     pub fn parse_strict(json: &[u8]) -> Result<Self, ConfigError> {
-        let config = Self::parse(json)?;
+        let config = Self::parse_node(json)?;
         if config.unknown_fields.is_empty() {
             Ok(config)
         } else {
@@ -370,6 +371,9 @@ fn unknown_fields(value: &Value) -> Vec<String> {
 
 #[derive(Deserialize)]
 struct RawConfig {
+    /// Read before the rest; named here so that a second one is refused as repeated.
+    #[serde(rename = "version")]
+    _version: IgnoredAny,
     #[serde(default)]
     description: String,
     bundle: String,
@@ -529,8 +533,8 @@ impl RawRoot {
         let size = self.size.map_or(Ok(0), |text| size("root.size", &text))?;
         let headroom = match self.headroom.as_deref() {
             None => Headroom::Percent(DEFAULT_HEADROOM_PERCENT),
-            Some(text) => match text.strip_suffix('%').map(str::parse::<u16>) {
-                Some(Ok(percent)) if percent <= 1000 => Headroom::Percent(u64::from(percent)),
+            Some(text) => match text.strip_suffix('%').map(digits::<u64>) {
+                Some(Some(percent)) if percent <= 1000 => Headroom::Percent(percent),
                 Some(_) => return Err(field("root.headroom", format!("{text:?} is not 0% to 1000%"))),
                 None => Headroom::Bytes(size_of("root.headroom", text)?),
             },
@@ -543,6 +547,11 @@ impl RawRoot {
     }
 }
 
+/// A number of digits only: Rust's own parser would take a plus sign, too.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
 /// `"0"` or a size with its unit.
 fn size(name: &'static str, text: &str) -> Result<u64, ConfigError> {
     if text == "0" { Ok(0) } else { size_of(name, text) }
@@ -551,14 +560,11 @@ fn size(name: &'static str, text: &str) -> Result<u64, ConfigError> {
 fn size_of(name: &'static str, text: &str) -> Result<u64, ConfigError> {
     let wrong = || field(name, format!("{text:?} is not a number followed by MiB, GiB or TiB"));
     let units = [("MiB", MIB), ("GiB", 1024 * MIB), ("TiB", 1024 * 1024 * MIB)];
-    let (digits, unit) = units
+    let (number, unit) = units
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
         .ok_or_else(wrong)?;
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    let bytes = digits::<u64>(number).and_then(|n| n.checked_mul(unit));
     bytes.filter(|bytes| *bytes > 0).ok_or_else(wrong)
 }
 
@@ -600,7 +606,7 @@ fn is_argon2id(text: &str) -> bool {
     let cost = |part: &str| {
         let values: Vec<_> = part.split(',').filter_map(|word| word.split_once('=')).collect();
         let names: Vec<_> = values.iter().map(|(name, _)| *name).collect();
-        names == ["m", "t", "p"] && values.iter().all(|(_, n)| n.parse::<u32>().is_ok_and(|n| n > 0))
+        names == ["m", "t", "p"] && values.iter().all(|(_, n)| digits::<u32>(n).is_some_and(|n| n > 0))
     };
     match parts[..] {
         ["", "argon2id", "v=19", costs, salt, hash] => {
@@ -671,7 +677,9 @@ mod tests {
             |allow: Value, hash: Value| json!({"enabled": true, "allow": allow, "password_hash": hash});
         assert_eq!(problem_field("debug", json!({"enabled": true, "allow": ["::1"]})), "debug.password_hash");
         assert_eq!(problem_field("debug", debug(json!([]), HASH.into())), "debug.allow");
-        assert_eq!(problem_field("debug", debug(json!(["10.0.0.0/33"]), HASH.into())), "debug.allow");
+        for network in ["10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/", "10.0.0.0/8/8", "10.0.0"] {
+            assert_eq!(problem_field("debug", debug(json!([network]), HASH.into())), "debug.allow");
+        }
         for clear in
             ["secret", "$argon2i$v=19$m=1,t=1,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub", "$argon2id$", ""]
         {
@@ -692,6 +700,12 @@ mod tests {
         config["must_understand"] = json!(["exec", "root.encrypt"]);
         let error = Config::parse_node(config.to_string().as_bytes()).unwrap_err();
         assert_eq!(error, ConfigError::MustUnderstand("root.encrypt".to_owned()));
+    }
+
+    #[test]
+    fn strict_refuses_a_demand_that_every_node_would_refuse() {
+        let error = with("must_understand", json!(["root.encypt"])).unwrap_err();
+        assert_eq!(error, ConfigError::MustUnderstand("root.encypt".to_owned()));
     }
 
     #[test]
@@ -716,6 +730,8 @@ mod tests {
             ("root", json!({"size": "0GiB"}), "root.size"),
             ("root", json!({"size": "99999999999999TiB"}), "root.size"),
             ("root", json!({"headroom": "2000%"}), "root.headroom"),
+            ("root", json!({"headroom": "+25%"}), "root.headroom"),
+            ("root", json!({"size": "+1GiB"}), "root.size"),
             ("root", json!({"disk": {"serial": "x"}}), "root.disk"),
             ("root", json!({"size": "1GiB", "disk": {"serial": "x", "wwn": "y"}}), "root.disk"),
             ("mycelium", json!({"peers": ["tcp://1.2.3.4"]}), "mycelium.peers"),
@@ -738,6 +754,10 @@ mod tests {
         let twice = r#"{"version":1,"bundle":"a","bundle":"b","exec":["/x"]}"#;
         assert!(
             matches!(Config::parse_strict(twice.as_bytes()), Err(ConfigError::Json(text)) if text.contains("duplicate"))
+        );
+        let two_versions = r#"{"version":2,"version":1,"bundle":"a","exec":["/x"]}"#;
+        assert!(
+            matches!(Config::parse_node(two_versions.as_bytes()), Err(ConfigError::Json(text)) if text.contains("duplicate"))
         );
         for text in ["", "[]", "null", "{", "{\"version\":\"1\"}"] {
             assert!(matches!(Config::parse_strict(text.as_bytes()), Err(ConfigError::Json(_))), "{text}");

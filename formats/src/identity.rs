@@ -117,6 +117,11 @@ pub struct Identity {
     pub log: Option<LogLevel>,
 }
 
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawIdentity {
@@ -156,8 +161,13 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`] naming the field.
     pub fn parse(json: &[u8]) -> Result<Self, IdentityError> {
-        let raw: RawIdentity =
-            serde_json::from_slice(json).map_err(|e| IdentityError::Json(e.to_string()))?;
+        let text_of = |e: serde_json::Error| IdentityError::Json(e.to_string());
+        // The version first: a later one may have other fields, and the version is the better reason.
+        let version: VersionOnly = serde_json::from_slice(json).map_err(text_of)?;
+        if version.version != VERSION {
+            return Err(IdentityError::Version(version.version));
+        }
+        let raw: RawIdentity = serde_json::from_slice(json).map_err(text_of)?;
         Self::try_from(raw)
     }
 
@@ -191,9 +201,6 @@ impl TryFrom<RawIdentity> for Identity {
     type Error = IdentityError;
 
     fn try_from(raw: RawIdentity) -> Result<Self, IdentityError> {
-        if raw.version != VERSION {
-            return Err(IdentityError::Version(raw.version));
-        }
         if !(1..=MAX_SERVERS).contains(&raw.servers.len()) {
             return Err(IdentityError::Servers(raw.servers.len()));
         }
@@ -280,6 +287,14 @@ mod tests {
         assert!(matches!(with("threshold", json!(2)), Err(IdentityError::Keyring(_))));
         assert!(matches!(with("threshold", json!(0)), Err(IdentityError::Keyring(_))));
         assert!(matches!(with("keys", json!(["x"])), Err(IdentityError::Key(_))));
+    }
+
+    #[test]
+    fn a_later_version_is_named_before_its_new_fields() {
+        let mut later = sample();
+        later["version"] = json!(2);
+        later["mirror"] = json!("x");
+        assert_eq!(Identity::parse(later.to_string().as_bytes()).unwrap_err(), IdentityError::Version(2));
     }
 
     #[test]

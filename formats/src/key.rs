@@ -15,6 +15,8 @@ use crate::signature::Signature;
 const KEY_ALGORITHM: [u8; 2] = *b"Ed";
 /// The mark of the checksum inside a secret key: BLAKE2b.
 const CHECKSUM_ALGORITHM: [u8; 2] = *b"B2";
+/// What `minisign -G -W` writes in place of the checksum, which it only needs to tell a wrong password.
+const NO_CHECKSUM: [u8; 32] = [0; 32];
 /// The mark of a secret key that no password protects.
 const NO_PASSWORD: [u8; 2] = [0, 0];
 /// The mark of a secret key under a password (scrypt).
@@ -82,6 +84,9 @@ impl PublicKey {
         let (mut id, mut key) = ([0; 8], [0; 32]);
         id.copy_from_slice(&bytes[2..10]);
         key.copy_from_slice(&bytes[10..]);
+        // Such a key verifies nothing, and here somebody is still there to be told.
+        let point = ed25519_compact::PublicKey::new(key).validate();
+        point.map_err(|_| syntax("no point of the curve that could have signed anything"))?;
         Ok(Self { id: KeyId(id), key })
     }
 
@@ -142,6 +147,9 @@ pub struct SecretKey {
 
 impl SecretKey {
     /// The key that 32 bytes of entropy make, under an id of eight random bytes.
+    ///
+    /// # Panics
+    /// When all 32 bytes are zero: no source of entropy gives that.
     #[must_use]
     pub fn from_seed(seed: [u8; 32], id: [u8; 8]) -> Self {
         let pair = ed25519_compact::KeyPair::from_seed(ed25519_compact::Seed::new(seed));
@@ -168,9 +176,14 @@ impl SecretKey {
         id.copy_from_slice(&bytes[SECRET_PART..SECRET_PART + 8]);
         key.copy_from_slice(&bytes[SECRET_PART + 8..SECRET_PART + 72]);
         let secret = Self { id: KeyId(id), key };
-        if secret.checksum() != bytes[SECRET_PART + 72..] {
+        let checksum = &bytes[SECRET_PART + 72..];
+        if checksum != NO_CHECKSUM && checksum != secret.checksum() {
             return Err(KeyError::Checksum);
         }
+        // Signing under another public half gives the secret half away to whoever sees both signatures.
+        let pair = ed25519_compact::SecretKey::new(key);
+        let halves = pair.validate_public_key(&pair.public_key());
+        halves.map_err(|_| syntax("its public half is not that of its secret half"))?;
         Ok(secret)
     }
 
@@ -275,6 +288,36 @@ mod tests {
         let mut bytes: [u8; SECRET_KEY_BYTES] = decode_base64(line).unwrap();
         bytes[100] ^= 1;
         assert_eq!(SecretKey::parse(&Base64::encode_string(&bytes)).unwrap_err(), KeyError::Checksum);
+    }
+
+    #[test]
+    fn takes_a_key_whose_checksum_minisign_left_out() {
+        let mut bytes: [u8; SECRET_KEY_BYTES] =
+            decode_base64(key().to_file().lines().nth(1).unwrap()).unwrap();
+        bytes[SECRET_PART + 72..].fill(0);
+        let text = Base64::encode_string(&bytes);
+        assert_eq!(SecretKey::parse(&text).unwrap().public(), key().public());
+        // Then the two halves must still agree.
+        bytes[100] ^= 1;
+        let text = Base64::encode_string(&bytes);
+        assert!(matches!(SecretKey::parse(&text), Err(KeyError::Syntax { .. })));
+    }
+
+    #[test]
+    fn refuses_halves_of_two_keys() {
+        let mut mixed = key();
+        let other = SecretKey::from_seed([8; 32], [1; 8]);
+        mixed.key[32..].copy_from_slice(&other.key[32..]);
+        assert!(matches!(SecretKey::parse(&mixed.to_file()), Err(KeyError::Syntax { .. })));
+    }
+
+    #[test]
+    fn refuses_a_public_key_that_verifies_nothing() {
+        let one = std::array::from_fn(|i| u8::from(i == 0));
+        for key in [[0; 32], one, [2; 32], [0xff; 32]] {
+            let text = PublicKey { id: KeyId([1; 8]), key }.to_base64();
+            assert!(matches!(PublicKey::parse(&text), Err(KeyError::Syntax { .. })), "{key:?}");
+        }
     }
 
     #[test]

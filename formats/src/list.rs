@@ -20,6 +20,12 @@ pub const MAX_COMPONENT: usize = 255;
 /// The set-user-ID and set-group-ID bits of a mode.
 pub const SETUID_BITS: u16 = 0o6000;
 
+const MAX_MODE: u16 = 0o7777;
+const MODE_RULE: &str = "an octal number up to 7777";
+const TARGET_RULE: &str = "a path of 1 to 4095 bytes in octal escapes";
+/// To `chown(2)` this number means: leave the owner as it is.
+const NO_ID: u32 = u32::MAX;
+const ID_RULE: &str = "an id, as chown(2) takes it for none";
 const FIRST_LINE: &[u8] = b"#mtree";
 /// Keywords that say nothing zstrap keeps.
 const IGNORED: [&str; 4] = ["time", "nlink", "uname", "gname"];
@@ -169,14 +175,22 @@ pub struct List {
 }
 
 impl List {
-    /// A list of these entries, put into order.
+    /// A list of these entries, put into order; its text is one that [`List::parse`] takes.
     ///
     /// # Errors
     /// [`ListError`] with line 0, naming the path that breaks a rule.
     pub fn new(mut entries: Vec<Entry>) -> Result<Self, ListError> {
+        let whole = |problem| ListError { line: 0, problem };
+        if entries.len() > MAX_ENTRIES {
+            return Err(whole(Problem::TooMany));
+        }
+        entries.iter().try_for_each(check_entry).map_err(whole)?;
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        let numbered = entries.into_iter().map(|entry| (0, entry)).collect();
-        Self::check(numbered)
+        let list = Self::check(entries.into_iter().map(|entry| (0, entry)).collect())?;
+        match list.to_text().len() {
+            0..=MAX_LIST => Ok(list),
+            length => Err(whole(Problem::TooLong(length))),
+        }
     }
 
     /// Reads a list as nodes do.
@@ -287,6 +301,26 @@ fn check_place(entry: &Entry, before: &[Entry]) -> Result<(), Problem> {
     Err(Problem::Parent { path: entry.display_path(), parent: display(parent), found })
 }
 
+/// What parsing checks while it reads, for entries that were never text.
+fn check_entry(entry: &Entry) -> Result<(), Problem> {
+    if !entry.path.is_empty() {
+        let wrong = |rule| Problem::Path { path: shortened(&entry.display_path()), rule };
+        check_path(&entry.path).map_err(wrong)?;
+    }
+    if entry.mode > MAX_MODE {
+        return Err(value("mode", &format!("{:o}", entry.mode), MODE_RULE));
+    }
+    for (keyword, id) in [("uid", entry.uid), ("gid", entry.gid)] {
+        if id == NO_ID {
+            return Err(value(keyword, "4294967295", ID_RULE));
+        }
+    }
+    match &entry.kind {
+        EntryKind::Link(target) if !is_target(target) => Err(value("link", &escape(target), TARGET_RULE)),
+        _ => Ok(()),
+    }
+}
+
 fn check_root(entry: &Entry) -> Result<(), Problem> {
     if entry.path.is_empty() && entry.kind != EntryKind::Dir {
         return Err(Problem::Path { path: ".".to_owned(), rule: "is the root, expected type=dir" });
@@ -324,9 +358,8 @@ fn read_entry(path: Vec<u8>, mut given: Words<'_>) -> Result<Entry, Problem> {
         None if kind == "link" => 0o777,
         None => return Err(Problem::Missing("mode")),
     };
-    let id = |text: Option<&str>, keyword| text.map_or(Ok(0), |text| number(keyword, text));
-    let uid = id(given.remove("uid"), "uid")?;
-    let gid = id(given.remove("gid"), "gid")?;
+    let uid = read_id("uid", given.remove("uid"))?;
+    let gid = read_id("gid", given.remove("gid"))?;
     let kind = match kind {
         "dir" => EntryKind::Dir,
         "link" => EntryKind::Link(read_target(given.remove("link"))?),
@@ -342,24 +375,35 @@ fn read_entry(path: Vec<u8>, mut given: Words<'_>) -> Result<Entry, Problem> {
 fn read_content(given: &mut Words<'_>) -> Result<ContentDigest, Problem> {
     let size = number("size", given.remove("size").ok_or(Problem::Missing("size"))?)?;
     let md5 = given.remove("md5digest").ok_or(Problem::Missing("md5digest"))?;
-    let md5 = Md5::parse(md5).map_err(|_| value("md5digest", md5, "32 hexadecimal digits"))?;
+    let md5 = Md5::parse(md5).map_err(|_| value("md5digest", md5, "32 lower-case hexadecimal digits"))?;
     let sha256 = given.remove("sha256digest").ok_or(Problem::Missing("sha256digest"))?;
-    let sha256 = Sha256::parse(sha256).map_err(|_| value("sha256digest", sha256, "64 hexadecimal digits"))?;
+    let sha256 = Sha256::parse(sha256)
+        .map_err(|_| value("sha256digest", sha256, "64 lower-case hexadecimal digits"))?;
     Ok(ContentDigest { size, md5, sha256 })
 }
 
 fn read_target(text: Option<&str>) -> Result<Vec<u8>, Problem> {
     let text = text.ok_or(Problem::Missing("link"))?;
     match unescape(text) {
-        Some(target) if (1..MAX_PATH).contains(&target.len()) && !target.contains(&0) => Ok(target),
-        _ => Err(value("link", text, "a path of 1 to 4095 bytes in octal escapes")),
+        Some(target) if is_target(&target) => Ok(target),
+        _ => Err(value("link", text, TARGET_RULE)),
     }
+}
+
+/// What `symlink(2)` takes: links may lead anywhere, as nobody follows them while the root is built.
+fn is_target(target: &[u8]) -> bool {
+    (1..MAX_PATH).contains(&target.len()) && !target.contains(&0)
 }
 
 fn read_mode(text: &str) -> Result<u16, Problem> {
     let good = (1..=5).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
     let mode = if good { u16::from_str_radix(text, 8).ok() } else { None };
-    mode.filter(|mode| *mode <= 0o7777).ok_or_else(|| value("mode", text, "an octal number up to 7777"))
+    mode.filter(|mode| *mode <= MAX_MODE).ok_or_else(|| value("mode", text, MODE_RULE))
+}
+
+fn read_id(keyword: &'static str, text: Option<&str>) -> Result<u32, Problem> {
+    let id = text.map_or(Ok(0), |text| number(keyword, text))?;
+    if id == NO_ID { Err(value(keyword, "4294967295", ID_RULE)) } else { Ok(id) }
 }
 
 fn number<T: std::str::FromStr>(keyword: &'static str, text: &str) -> Result<T, Problem> {
@@ -500,7 +544,8 @@ impl Dialect {
                 return Err(at(Problem::TooMany));
             }
         }
-        Ok(entries)
+        // A continuation at the end would otherwise take its entry with it.
+        if pending.is_empty() { Ok(entries) } else { Err(ListError { line: 0, problem: Problem::CutOff }) }
     }
 
     fn take(&mut self, line: &str) -> Result<Option<Entry>, Problem> {
@@ -668,6 +713,29 @@ mod tests {
     }
 
     #[test]
+    fn entries_keep_the_rules_that_text_keeps() {
+        let link = |target: &[u8]| Entry { kind: EntryKind::Link(target.to_vec()), ..dir(b"l") };
+        let new = |entry| List::new(vec![entry]).unwrap_err().problem;
+        for path in [&b"../x"[..], b"..", b"/etc", b"a/", b"a//b", b".", b"nul\0", &[b'x'; 256]] {
+            assert!(matches!(new(dir(path)), Problem::Path { .. }), "{path:?}");
+        }
+        assert!(matches!(new(Entry { mode: 0o10000, ..dir(b"a") }), Problem::Value { .. }));
+        assert!(matches!(new(Entry { gid: u32::MAX, ..dir(b"a") }), Problem::Value { .. }));
+        for target in [&b""[..], b"nul\0", &[b'x'; MAX_PATH]] {
+            assert!(matches!(new(link(target)), Problem::Value { .. }), "{target:?}");
+        }
+        let many = (0..=MAX_ENTRIES).map(|i| dir(i.to_string().as_bytes())).collect();
+        assert_eq!(List::new(many).unwrap_err().problem, Problem::TooMany);
+    }
+
+    #[test]
+    fn refuses_a_continuation_that_nothing_continues() {
+        let text = "#mtree\n./a type=dir mode=0755\n./b type=dir mode=0755 \\\n";
+        let error = List::parse_mtree(text.as_bytes()).unwrap_err();
+        assert_eq!(error, ListError { line: 0, problem: Problem::CutOff });
+    }
+
+    #[test]
     fn refuses_duplicates_and_disorder() {
         let dir = |name| format!("./{name} type=dir mode=0755");
         let body = format!("{}\n{}", dir("a"), dir("a"));
@@ -707,6 +775,14 @@ mod tests {
             assert!(matches!(problem(line), Problem::Special(_)), "{line}");
         }
         assert!(matches!(problem(".. type=dir mode=0755"), Problem::Path { .. }));
+    }
+
+    #[test]
+    fn refuses_the_id_that_chown_takes_for_none() {
+        let found = problem("./a type=dir mode=0755 uid=4294967295");
+        assert!(matches!(found, Problem::Value { .. }), "{found:?}");
+        let body = "#mtree\n./a type=dir mode=0755 uid=4294967294\n";
+        assert_eq!(List::parse(body.as_bytes()).unwrap().entries()[0].uid, u32::MAX - 1);
     }
 
     #[test]

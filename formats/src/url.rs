@@ -103,7 +103,10 @@ impl FromStr for Url {
             _ if HostPort::parse(host).is_none() => return Err(wrong("has no valid host")),
             _ => {}
         }
-        Ok(Self { scheme, text: text.trim_end_matches('/').to_owned() })
+        // The slashes of "://" stay: "file:///" is the root of the media, not "file:".
+        let path_begin = text.len() - rest.len();
+        let text = format!("{}{}", &text[..path_begin], rest.trim_end_matches('/'));
+        Ok(Self { scheme, text })
     }
 }
 
@@ -161,6 +164,13 @@ mod tests {
             assert_eq!(url.join("configs.json"), format!("{}/configs.json", text.trim_end_matches('/')));
         }
         assert_eq!("file:///media/site".parse::<Url>().unwrap().scheme(), Scheme::File);
+    }
+
+    #[test]
+    fn the_root_of_the_media_stays_a_url() {
+        let url: Url = "file:///".parse().unwrap();
+        assert_eq!(url.join("configs.json"), "file:///configs.json");
+        assert_eq!(url.as_str().parse::<Url>().unwrap(), url);
     }
 
     #[test]

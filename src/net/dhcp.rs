@@ -348,7 +348,10 @@ mod tests {
         client.receive(&reply(OFFER, &[]), seconds(0));
         let kinds: Vec<u8> =
             (0..40).filter_map(|now| client.poll(seconds(now))).map(|packet| kind_of(&packet)).collect();
-        assert_eq!(kinds, [REQUEST, REQUEST, REQUEST, REQUEST, DISCOVER, DISCOVER, DISCOVER, DISCOVER, DISCOVER, DISCOVER]);
+        assert_eq!(
+            kinds,
+            [REQUEST, REQUEST, REQUEST, REQUEST, DISCOVER, DISCOVER, DISCOVER, DISCOVER, DISCOVER, DISCOVER]
+        );
     }
 
     #[test]

@@ -139,6 +139,7 @@ fn prepare_process() -> io::Result<()> {
         unsafe { sigaction(signal, &default) }?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    open_console()?;
     for entry in fs::read_dir("/proc/self/fd")? {
         let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
@@ -150,6 +151,18 @@ fn prepare_process() -> io::Result<()> {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
         }
     }
+    Ok(())
+}
+
+/// Descriptors 0 to 2 on the console that the new program sees: ours still lead to the device node of the
+/// initramfs, which is deleted by now.
+fn open_console() -> io::Result<()> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let open = |path: &str| rustix::fs::open(path, flags, Mode::empty());
+    let console = open("/dev/console").or_else(|_| open("/dev/null"))?;
+    rustix::stdio::dup2_stdin(&console)?;
+    rustix::stdio::dup2_stdout(&console)?;
+    rustix::stdio::dup2_stderr(&console)?;
     Ok(())
 }
 
