@@ -1,0 +1,262 @@
+//! `zstrap config`: checks and publishes what tells a node what to become.
+//!
+//! In: a JSON file. Out: the config on the site, signed, by serial and by hash; then `latest`; then
+//! `configs.json` for people. Failure: the file breaks a rule (an unknown field does, too), or its exact bytes
+//! are published under another name.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use zstrap_formats::config::Config;
+use zstrap_formats::digest::{ContentDigest, Md5, Sha256};
+use zstrap_formats::name::{Arch, Name};
+use zstrap_formats::signature::{ArchField, Kind, Signature, TrustedComment};
+use zstrap_formats::site;
+use zstrap_formats::time::Timestamp;
+
+use crate::clock::{self, Expiry};
+use crate::sign::Signers;
+use crate::site::{Site, Writer};
+
+/// The folder under `configs/` that is no config.
+const BY_HASH: &str = "by-hash";
+const INDEX_VERSION: u32 = 1;
+
+/// The commands about configs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Checks a config, strictly: unknown fields are errors
+    Check(Check),
+    /// Checks a config, signs it and publishes it
+    Add(Add),
+}
+
+/// Arguments of `zstrap config check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The config
+    pub file: PathBuf,
+}
+
+/// Written out: clap would make one line of it, whatever its length.
+const USAGE_ADD: &str = "zstrap config add <FILE> --site <SITE> --key <FILE> [OPTIONS]";
+
+/// Arguments of `zstrap config add`.
+#[derive(Debug, Args)]
+#[command(override_usage = USAGE_ADD)]
+pub struct Add {
+    /// The config
+    pub file: PathBuf,
+    /// The site to publish to; it is made if it is not there
+    #[arg(long, value_name = "SITE")]
+    pub site: PathBuf,
+    /// The key to sign with; more than one for images with a threshold
+    #[arg(long = "key", value_name = "FILE", required = true)]
+    pub keys: Vec<PathBuf>,
+    /// Its name [default: the file's, without .json]
+    #[arg(long)]
+    pub name: Option<Name>,
+    /// How long nodes accept it: 365d, or a time such as 2027-02-20T08:00:00Z
+    #[arg(long, value_name = "WHEN", default_value = "365d")]
+    pub expires: Expiry,
+}
+
+/// What to publish, where, as what.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The config's bytes.
+    pub json: Vec<u8>,
+    /// The site.
+    pub site: PathBuf,
+    /// The config's name.
+    pub name: Name,
+    /// Key files that sign.
+    pub keys: Vec<PathBuf>,
+    /// When the config ends to be accepted.
+    pub expires: Expiry,
+    /// The time it is done at.
+    pub now: Timestamp,
+}
+
+/// What was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Added {
+    /// The config's serial.
+    pub serial: u64,
+    /// When nodes stop accepting it.
+    pub expires: Timestamp,
+    /// Its MD5.
+    pub md5: Md5,
+    /// Its SHA-256.
+    pub sha256: Sha256,
+}
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// See the head of this file.
+pub fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Check(check) => {
+            let digest = ContentDigest::of(&read_strict(&check.file)?);
+            println!("md5={} sha256={}", digest.md5, digest.sha256);
+        }
+        Command::Add(arguments) => {
+            let name = name_of(arguments)?;
+            let options = Options {
+                json: read_strict(&arguments.file)?,
+                site: arguments.site.clone(),
+                name: name.clone(),
+                keys: arguments.keys.clone(),
+                expires: arguments.expires,
+                now: clock::now()?,
+            };
+            let Added { serial, expires, md5, sha256 } = add(&options)?;
+            println!("config={name} serial={serial} expires={expires} md5={md5} sha256={sha256}");
+        }
+    }
+    Ok(())
+}
+
+fn read_strict(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let json = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Config::parse_strict(&json).with_context(|| format!("checking {}", path.display()))?;
+    Ok(json)
+}
+
+fn name_of(arguments: &Add) -> anyhow::Result<Name> {
+    if let Some(name) = &arguments.name {
+        return Ok(name.clone());
+    }
+    let stem = arguments.file.file_stem().unwrap_or_default().to_string_lossy();
+    stem.parse().with_context(|| format!("naming {} by its file (--name)", arguments.file.display()))
+}
+
+/// Publishes a config.
+///
+/// # Errors
+/// See the head of this file.
+pub fn add(options: &Options) -> anyhow::Result<Added> {
+    let Options { json, name, now, .. } = options;
+    let config = Config::parse_strict(json)?;
+    ensure!(name.as_str() != BY_HASH, "config name {BY_HASH} is taken by the site's layout");
+    let signers = Signers::read(&options.keys)?;
+    let expires = options.expires.from(*now)?;
+    let digest = ContentDigest::of(json);
+    let writer = Writer::lock(&options.site)?;
+    check_only_name(writer.site(), &digest.sha256, name)?;
+    warn_of_missing_bundles(writer.site(), &config);
+    let serial = writer.site().next_serial(&site::config_folder(name), now.unix())?;
+    let (arch, name) = (ArchField::Any, name.clone());
+    let comment = TrustedComment { kind: Kind::Config, name, arch, serial, created: *now, expires };
+    write_all(&writer, &signers, json, &comment, &digest)?;
+    write_index(&writer)?;
+    Ok(Added { serial, expires, md5: digest.md5, sha256: digest.sha256 })
+}
+
+/// By-hash first: an image that pins the config must find it once `latest` has made it known.
+fn write_all(
+    writer: &Writer,
+    signers: &Signers,
+    json: &[u8],
+    comment: &TrustedComment,
+    digest: &ContentDigest,
+) -> anyhow::Result<()> {
+    let (name, serial) = (&comment.name, comment.serial);
+    for path in [site::config_by_hash(&digest.sha256), site::config(name, serial)] {
+        writer.write(&path, json)?;
+        for (path, signature) in signers.sign(&path, json, comment) {
+            writer.write(&path, signature.as_bytes())?;
+        }
+    }
+    writer.write(&site::config_latest(name), format!("{serial}\n").as_bytes())
+}
+
+/// A signature by hash names one config; the same bytes under two names would have room for one of them only.
+fn check_only_name(site: &Site, sha256: &Sha256, name: &Name) -> anyhow::Result<()> {
+    let path = site::signature(&site::config_by_hash(sha256));
+    let Some(text) = site.read(&path)? else { return Ok(()) };
+    let signature = Signature::parse(&text).with_context(|| format!("reading {path}"))?;
+    let comment: TrustedComment =
+        signature.comment_unverified().parse().with_context(|| format!("reading {path}"))?;
+    if comment.name != *name {
+        let other = comment.name;
+        bail!(
+            "config {name} has the very bytes of config {other}: change its description to tell them apart"
+        );
+    }
+    Ok(())
+}
+
+fn warn_of_missing_bundles(site: &Site, config: &Config) {
+    for bundle in config.allowed_bundles() {
+        let is_there = |arch: &Arch| site.place(&site::bundle_latest(bundle, *arch)).exists();
+        if !Arch::ALL.iter().any(is_there) {
+            log::warn!("bundle {bundle} is not published on this site yet");
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Index {
+    version: u32,
+    configs: Vec<IndexEntry>,
+}
+
+#[derive(Serialize)]
+struct IndexEntry {
+    name: String,
+    description: String,
+    bundle: String,
+    serial: u64,
+}
+
+/// Names and descriptions for people and pages; nodes never read it.
+fn write_index(writer: &Writer) -> anyhow::Result<()> {
+    let mut configs = Vec::new();
+    for name in names(writer.site())? {
+        match index_entry(writer.site(), &name) {
+            Ok(entry) => configs.push(entry),
+            Err(error) => log::warn!("config {name} is left out of {}: {error:#}", site::CONFIGS_INDEX),
+        }
+    }
+    let index = Index { version: INDEX_VERSION, configs };
+    let json = serde_json::to_string_pretty(&index).expect("strings and numbers always serialize") + "\n";
+    writer.write(site::CONFIGS_INDEX, json.as_bytes())
+}
+
+fn index_entry(site: &Site, name: &Name) -> anyhow::Result<IndexEntry> {
+    let (serial, json) = latest(site, name)?;
+    let config = Config::parse_node(&json)?;
+    let (name, bundle) = (name.to_string(), config.bundle.to_string());
+    Ok(IndexEntry { name, description: config.description, bundle, serial })
+}
+
+/// The names of all configs that a site publishes, in order.
+///
+/// # Errors
+/// The site cannot be read.
+pub fn names(site: &Site) -> anyhow::Result<Vec<Name>> {
+    let found = site.names("configs")?;
+    let names = found.iter().filter(|name| *name != BY_HASH).filter_map(|name| name.parse::<Name>().ok());
+    Ok(names.filter(|name| site.place(&site::config_latest(name)).exists()).collect())
+}
+
+/// The serial and the bytes of the present config of this name.
+///
+/// # Errors
+/// It is not there, which names those that are; or it cannot be read.
+pub fn latest(site: &Site, name: &Name) -> anyhow::Result<(u64, Vec<u8>)> {
+    let Some(serial) = site.latest(&site::config_latest(name))? else {
+        let names: Vec<String> = names(site)?.iter().map(Name::to_string).collect();
+        let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        bail!("config {name} is not on the site, which has: {there}");
+    };
+    let path = site::config(name, serial);
+    let json = site
+        .read(&path)?
+        .with_context(|| format!("config {name} names serial {serial}, but {path} is missing"))?;
+    Ok((serial, json))
+}

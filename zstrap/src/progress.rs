@@ -1,0 +1,61 @@
+//! How far a long step is: a bar on a terminal, one plain line at the end without.
+//!
+//! In: the bytes to do, then the bytes done, from any thread. Out: talk on stderr. Failure: none.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A step in progress.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    what: &'static str,
+    total: u64,
+    started: Instant,
+}
+
+impl Progress {
+    /// Begins the step `what` over `total` bytes.
+    #[must_use]
+    pub fn bytes(what: &'static str, total: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| bar(what, total));
+        Progress { bar, what, total, started: Instant::now() }
+    }
+
+    /// Counts bytes as done.
+    pub fn add(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
+    /// Ends the step and says how long it took.
+    pub fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        log::info!("{}: {} bytes in {seconds:.2}s", self.what, self.total);
+    }
+}
+
+fn bar(what: &'static str, total: u64) -> ProgressBar {
+    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(template).expect("a constant that a test renders");
+    let bar = ProgressBar::new(total).with_style(style).with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_counts() {
+        let bar = bar("hashing", 10);
+        bar.inc(4);
+        assert_eq!(bar.position(), 4);
+    }
+}

@@ -1,0 +1,377 @@
+//! `zstrap publish`: a folder becomes a bundle.
+//!
+//! In: a folder, a site, a name, keys. Out: the folder's files as blobs, a signed list, and a `latest` that
+//! names it. Failure: the folder holds what a list cannot (the file is named), a file changes while it is read,
+//! the disk fails. `latest` is exchanged last, by rename, so that whatever happens before leaves the old list
+//! whole.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use tempfile::TempPath;
+use zstrap_formats::digest::ContentDigest;
+use zstrap_formats::list::{Entry, EntryKind, List};
+use zstrap_formats::name::{Arch, Name};
+use zstrap_formats::signature::{ArchField, Kind, TrustedComment};
+use zstrap_formats::site;
+use zstrap_formats::time::Timestamp;
+
+use crate::clock::{self, Expiry};
+use crate::parallel::on_all_cores;
+use crate::progress::Progress;
+use crate::sign::Signers;
+use crate::site::{Site, Writer};
+use crate::tree::{self, Item, ItemKind, Stamp, shown};
+
+/// Files up to this size stand in memory between being hashed and being written.
+const MAX_SMALL: u64 = 1 << 20;
+/// Refused entries that an error names; the rest are counted.
+const MAX_NAMED: usize = 10;
+
+/// Written out: clap would make one line of it, whatever its length.
+const USAGE: &str = "\
+zstrap publish <DIR> --site <SITE> --bundle <NAME> --arch <ARCH>
+                      --key <FILE> [OPTIONS]";
+
+/// Arguments of `zstrap publish`.
+#[derive(Debug, Args)]
+#[command(override_usage = USAGE)]
+pub struct Arguments {
+    /// The folder to publish: it becomes the root of the node
+    pub dir: PathBuf,
+    /// The site to publish to; it is made if it is not there
+    #[arg(long, value_name = "SITE")]
+    pub site: PathBuf,
+    /// The name of the bundle
+    #[arg(long, value_name = "NAME")]
+    pub bundle: Name,
+    /// The architecture of its programs: amd64 or arm64
+    #[arg(long)]
+    pub arch: Arch,
+    /// The key to sign with; more than one for images with a threshold
+    #[arg(long = "key", value_name = "FILE", required = true)]
+    pub keys: Vec<PathBuf>,
+    /// How long nodes accept the list: 90d, 12h, 30m, or a time such as
+    /// 2027-02-20T08:00:00Z
+    #[arg(long, value_name = "WHEN", default_value = "90d")]
+    pub expires: Expiry,
+    /// Keeps owners and groups instead of making all root's
+    #[arg(long)]
+    pub keep_owner: bool,
+    /// Accepts files with set-user-id and set-group-id bits; the config must, too
+    #[arg(long)]
+    pub allow_setuid: bool,
+    /// Prints the list and writes nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Which parts of a folder are taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Owners and groups as they are; otherwise all is root's.
+    pub keep_owner: bool,
+    /// Set-user-id and set-group-id files are taken; otherwise they are refused.
+    pub allow_setuid: bool,
+}
+
+/// What to publish, where, as what.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The site.
+    pub site: PathBuf,
+    /// The bundle's name.
+    pub bundle: Name,
+    /// The bundle's architecture.
+    pub arch: Arch,
+    /// Key files that sign.
+    pub keys: Vec<PathBuf>,
+    /// When the list ends to be accepted.
+    pub expires: Expiry,
+    /// Which parts of the folder are taken.
+    pub rules: Rules,
+    /// The time it is done at.
+    pub now: Timestamp,
+}
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The serial of the list.
+    pub serial: u64,
+    /// When nodes stop accepting it.
+    pub expires: Timestamp,
+    /// The list.
+    pub list: List,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See the head of this file.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let rules = Rules { keep_owner: arguments.keep_owner, allow_setuid: arguments.allow_setuid };
+    if arguments.dry_run {
+        print!("{}", list_of(&arguments.dir, rules)?.to_text());
+        return Ok(());
+    }
+    let published = publish(&Options {
+        dir: arguments.dir.clone(),
+        site: arguments.site.clone(),
+        bundle: arguments.bundle.clone(),
+        arch: arguments.arch,
+        keys: arguments.keys.clone(),
+        expires: arguments.expires,
+        rules,
+        now: clock::now()?,
+    })?;
+    let Published { serial, expires, list } = published;
+    let (bundle, arch) = (&arguments.bundle, arguments.arch);
+    let (entries, bytes) = (list.entries().len(), list.total_size());
+    println!("bundle={bundle} arch={arch} serial={serial} entries={entries} bytes={bytes} expires={expires}");
+    Ok(())
+}
+
+/// The list that publishing `dir` would give; nothing is written.
+///
+/// # Errors
+/// See the head of this file.
+pub fn list_of(dir: &Path, rules: Rules) -> anyhow::Result<List> {
+    let items = items_of(dir, rules)?;
+    let progress = Progress::bytes("hashing", total_size(&items));
+    let digests = digests_of(&items, |item, stamp| {
+        let count = |piece: &[u8]| {
+            progress.add(piece.len() as u64);
+            Ok(())
+        };
+        tree::digest(&item.place, stamp, count)
+    })?;
+    progress.finish();
+    make_list(items, &digests, rules)
+}
+
+/// Publishes a folder.
+///
+/// # Errors
+/// See the head of this file.
+pub fn publish(options: &Options) -> anyhow::Result<Published> {
+    let signers = Signers::read(&options.keys)?;
+    let expires = options.expires.from(options.now)?;
+    let items = items_of(&options.dir, options.rules)?;
+    let writer = Writer::lock(&options.site)?;
+    check_apart(&options.dir, &options.site)?;
+    let before = previous_list(writer.site(), &options.bundle, options.arch)?;
+    let digests = store_blobs(&writer, &items, &before)?;
+    let list = make_list(items, &digests, options.rules)?;
+    let serial = commit(&writer, options, &signers, &list, expires)?;
+    Ok(Published { serial, expires, list })
+}
+
+fn items_of(dir: &Path, rules: Rules) -> anyhow::Result<Vec<Item>> {
+    let items = tree::read(dir)?;
+    let refused: Vec<String> = items.iter().filter_map(|item| refusal(item, rules)).collect();
+    if refused.is_empty() {
+        warn_of_closed_root(&items);
+        return Ok(items);
+    }
+    let more = refused.len().saturating_sub(MAX_NAMED);
+    let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+    let named = refused[..refused.len().min(MAX_NAMED)].join("; ");
+    bail!("publishing {}: {named}{more}", dir.display());
+}
+
+/// Why an item cannot be in a list.
+fn refusal(item: &Item, rules: Rules) -> Option<String> {
+    let path = shown(&item.path);
+    if let ItemKind::Other(what) = item.kind {
+        return Some(format!("{path} is {what}"));
+    }
+    if !item.attributes.is_empty() {
+        let names = item.attributes.join(", ");
+        return Some(format!("{path} has extended attributes ({names}), which a list cannot carry"));
+    }
+    let setuid = item.file().is_some() && item.mode & zstrap_formats::list::SETUID_BITS != 0;
+    if setuid && !rules.allow_setuid {
+        return Some(format!("{path} has mode {:04o}, expected no set-id bits (--allow-setuid)", item.mode));
+    }
+    None
+}
+
+/// A folder from mktemp has mode 0700, and would become a root that only root can enter.
+fn warn_of_closed_root(items: &[Item]) {
+    let closed = items.first().filter(|root| root.mode & 0o055 != 0o055);
+    if let Some(root) = closed {
+        log::warn!("{} has mode {:04o}, and so will / on the node", root.place.display(), root.mode);
+    }
+}
+
+/// A site inside the folder would publish itself.
+fn check_apart(dir: &Path, site: &Path) -> anyhow::Result<()> {
+    let real = |path: &Path| path.canonicalize().with_context(|| format!("opening {}", path.display()));
+    let inside = real(site)?.starts_with(real(dir)?);
+    ensure!(!inside, "site {} is inside {}, expected it elsewhere", site.display(), dir.display());
+    Ok(())
+}
+
+/// What the bundle's files were when it was last published. Only a hint: a list that is missing or damaged
+/// costs time, nothing else.
+fn previous_list(site: &Site, bundle: &Name, arch: Arch) -> anyhow::Result<HashMap<Vec<u8>, ContentDigest>> {
+    let Some(serial) = site.latest(&site::bundle_latest(bundle, arch))? else {
+        return Ok(HashMap::new());
+    };
+    let text = site.read(&site::list(bundle, arch, serial))?.unwrap_or_default();
+    let Ok(list) = List::parse(&text) else {
+        log::warn!("the present list of {bundle}, serial {serial}, cannot be read");
+        return Ok(HashMap::new());
+    };
+    let files = list.entries().iter().filter_map(|entry| match entry.kind {
+        EntryKind::File(digest) => Some((entry.path.clone(), digest)),
+        _ => None,
+    });
+    Ok(files.collect())
+}
+
+fn total_size(items: &[Item]) -> u64 {
+    items.iter().filter_map(Item::file).fold(0, |sum, stamp| sum.saturating_add(stamp.size))
+}
+
+/// Calls `read` for all files on all cores, the largest first so that no core ends alone with it.
+fn digests_of<R: Send>(
+    items: &[Item],
+    read: impl Fn(&Item, &Stamp) -> anyhow::Result<R> + Sync,
+) -> anyhow::Result<HashMap<Vec<u8>, R>> {
+    let mut files: Vec<(&Item, &Stamp)> =
+        items.iter().filter_map(|item| Some((item, item.file()?))).collect();
+    files.sort_by_key(|(_, stamp)| std::cmp::Reverse(stamp.size));
+    let results = on_all_cores(&files, |(item, stamp)| read(item, stamp))?;
+    Ok(files.iter().map(|(item, _)| item.path.clone()).zip(results).collect())
+}
+
+/// Brings the content of all files into the site, and returns their digests by path.
+fn store_blobs(
+    writer: &Writer,
+    items: &[Item],
+    before: &HashMap<Vec<u8>, ContentDigest>,
+) -> anyhow::Result<HashMap<Vec<u8>, ContentDigest>> {
+    let progress = Progress::bytes("storing", total_size(items));
+    let mut stored = digests_of(items, |item, stamp| {
+        let known = before.get(&item.path).filter(|digest| digest.size == stamp.size);
+        let stored = store(writer, item, stamp, known);
+        progress.add(stamp.size);
+        stored
+    })?;
+    // One sync for all, before the first of them gets its name.
+    writer.sync()?;
+    writer.make_folder("blobs/sha256")?;
+    for (digest, half) in stored.values_mut() {
+        if let Some(half) = half.take() {
+            writer.place(half, &site::blob(&digest.sha256))?;
+        }
+    }
+    writer.sync_folder("blobs/sha256")?;
+    progress.finish();
+    Ok(stored.into_iter().map(|(path, (digest, _))| (path, digest)).collect())
+}
+
+/// Reads one file; if the site lacks it, its bytes stand in a half-made file afterwards. What is written is
+/// the very buffer that was hashed.
+fn store(
+    writer: &Writer,
+    item: &Item,
+    stamp: &Stamp,
+    known: Option<&ContentDigest>,
+) -> anyhow::Result<(ContentDigest, Option<TempPath>)> {
+    if stamp.size <= MAX_SMALL {
+        return store_small(writer, item, stamp);
+    }
+    // A large file that looks as it did is hashed before anything is written; it nearly always is the same.
+    if known.is_some_and(|digest| is_stored(writer.site(), digest)) {
+        let digest = tree::digest(&item.place, stamp, |_| Ok(()))?;
+        if is_stored(writer.site(), &digest) {
+            return Ok((digest, None));
+        }
+    }
+    let mut half = writer.begin()?;
+    let digest = tree::digest(&item.place, stamp, |piece| half.write_all(piece).context("writing a blob"))?;
+    let half = (!is_stored(writer.site(), &digest)).then(|| half.into_temp_path());
+    Ok((digest, half))
+}
+
+fn store_small(
+    writer: &Writer,
+    item: &Item,
+    stamp: &Stamp,
+) -> anyhow::Result<(ContentDigest, Option<TempPath>)> {
+    let mut content = Vec::with_capacity(usize::try_from(stamp.size)?);
+    let digest = tree::digest(&item.place, stamp, |piece| {
+        content.extend_from_slice(piece);
+        Ok(())
+    })?;
+    if is_stored(writer.site(), &digest) {
+        return Ok((digest, None));
+    }
+    let mut half = writer.begin()?;
+    half.write_all(&content).context("writing a blob")?;
+    Ok((digest, Some(half.into_temp_path())))
+}
+
+fn is_stored(site: &Site, digest: &ContentDigest) -> bool {
+    let meta = site.place(&site::blob(&digest.sha256)).symlink_metadata();
+    meta.is_ok_and(|meta| meta.is_file() && meta.len() == digest.size)
+}
+
+/// The list of these items, which nodes have been asked whether they would read it.
+fn make_list(
+    items: Vec<Item>,
+    digests: &HashMap<Vec<u8>, ContentDigest>,
+    rules: Rules,
+) -> anyhow::Result<List> {
+    let entry = |item: Item| {
+        let (uid, gid) = if rules.keep_owner { (item.uid, item.gid) } else { (0, 0) };
+        let (kind, mode) = match item.kind {
+            ItemKind::Dir => (EntryKind::Dir, item.mode),
+            // Linux gives links no mode of their own.
+            ItemKind::Link(target) => (EntryKind::Link(target), 0o777),
+            ItemKind::File(_) => (EntryKind::File(digests[&item.path]), item.mode),
+            ItemKind::Other(what) => bail!("{} is {what}", shown(&item.path)),
+        };
+        Ok(Entry { path: item.path, mode, uid, gid, kind })
+    };
+    let list = List::new(items.into_iter().map(entry).collect::<anyhow::Result<_>>()?)?;
+    let read = List::parse(list.to_text().as_bytes()).context("reading the list as a node does")?;
+    ensure!(read == list, "the list does not read back as it was written");
+    Ok(list)
+}
+
+/// List, signatures, and then the one step that nodes see.
+fn commit(
+    writer: &Writer,
+    options: &Options,
+    signers: &Signers,
+    list: &List,
+    expires: Timestamp,
+) -> anyhow::Result<u64> {
+    let Options { bundle, arch, now, .. } = options;
+    let serial = writer.site().next_serial(&site::bundle_folder(bundle, *arch), now.unix())?;
+    let path = site::list(bundle, *arch, serial);
+    let comment = TrustedComment {
+        kind: Kind::List,
+        name: bundle.clone(),
+        arch: ArchField::One(*arch),
+        serial,
+        created: *now,
+        expires,
+    };
+    let text = list.to_text();
+    writer.write(&path, text.as_bytes())?;
+    for (path, signature) in signers.sign(&path, text.as_bytes(), &comment) {
+        writer.write(&path, signature.as_bytes())?;
+    }
+    writer.write(&site::bundle_latest(bundle, *arch), format!("{serial}\n").as_bytes())?;
+    Ok(serial)
+}

@@ -1,0 +1,225 @@
+//! `zstrap verify`: is this list signed, and is this folder what it says?
+//!
+//! In: a list (or a config) beside its signature, public keys, perhaps a folder. Out: on stdout, what the
+//! signature says and each difference between list and folder. Failure: no good signature, expired, not a list,
+//! any difference. Reads what others write, too: legacy signatures, bsdtar's lists.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use zstrap_formats::config::Config;
+use zstrap_formats::list::{Entry, EntryKind, List};
+use zstrap_formats::signature::{Accept, Keyring, Kind, Signature, TrustedComment};
+
+use crate::clock;
+use crate::parallel::on_all_cores;
+use crate::sign::read_public;
+use crate::tree::{self, Item, ItemKind, shown};
+
+/// Arguments of `zstrap verify`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The list, or a config
+    pub list: PathBuf,
+    /// A trusted public key; of several, any one may have signed
+    #[arg(long = "key", value_name = "PUB", required = true)]
+    pub keys: Vec<PathBuf>,
+    /// The signature [default: LIST.minisig]
+    #[arg(long, value_name = "FILE")]
+    pub signature: Option<PathBuf>,
+    /// A folder to hold against the list
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See the head of this file.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let bytes = read(&arguments.list)?;
+    let comment = verify_signature(arguments, &bytes)?;
+    let TrustedComment { kind, name, arch, serial, created, expires } = &comment;
+    println!("kind={kind} name={name} arch={arch} serial={serial} created={created} expires={expires}");
+    comment.check_time(clock::now()?)?;
+    match (kind, &arguments.dir) {
+        (Kind::List, dir) => check_list(&bytes, dir.as_deref()),
+        (Kind::Config, None) => Config::parse_node(&bytes).map(drop).map_err(anyhow::Error::from),
+        (kind, _) => bail!("{} is a {kind}, expected a list", arguments.list.display()),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn verify_signature(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<TrustedComment> {
+    let keys = arguments.keys.iter().map(|path| read_public(path)).collect::<anyhow::Result<_>>()?;
+    let keyring = Keyring::new(keys, 1)?;
+    let beside = || {
+        let mut name = arguments.list.clone().into_os_string();
+        name.push(".minisig");
+        PathBuf::from(name)
+    };
+    let path = arguments.signature.clone().unwrap_or_else(beside);
+    let signature = Signature::parse(&read(&path)?).with_context(|| format!("reading {}", path.display()))?;
+    let verified = keyring.verify(bytes, &[signature], Accept::Legacy);
+    let comment = verified.with_context(|| format!("verifying {}", arguments.list.display()))?;
+    Ok(comment.parse()?)
+}
+
+fn check_list(bytes: &[u8], dir: Option<&Path>) -> anyhow::Result<()> {
+    let list = parse_any(bytes)?;
+    println!("entries={} bytes={}", list.entries().len(), list.total_size());
+    let Some(dir) = dir else { return Ok(()) };
+    let found = differences(&list, dir)?;
+    found.iter().for_each(|line| println!("{line}"));
+    match found.len() {
+        0 => Ok(()),
+        count => bail!("{} differs from the list in {count} places", dir.display()),
+    }
+}
+
+/// Our own lists by the rules of nodes, all others by those of mtree(5). The error is that of the wider reader.
+fn parse_any(bytes: &[u8]) -> anyhow::Result<List> {
+    match List::parse(bytes) {
+        Ok(list) => Ok(list),
+        Err(strict) => {
+            let list = List::parse_mtree(bytes)?;
+            log::info!("nodes would refuse this list: {strict}");
+            Ok(list)
+        }
+    }
+}
+
+/// One line for each thing that is missing, extra or different in `dir`, in order of the paths.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn differences(list: &List, dir: &Path) -> anyhow::Result<Vec<String>> {
+    let items: BTreeMap<Vec<u8>, Item> =
+        tree::read(dir)?.into_iter().map(|item| (item.path.clone(), item)).collect();
+    // A list that was made with --keep-owner says so by any owner but root.
+    let owners = list.entries().iter().any(|entry| entry.uid != 0 || entry.gid != 0);
+    let mut lines: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
+    let compared = on_all_cores(list.entries(), |entry| match items.get(&entry.path) {
+        Some(item) => compare(entry, item, owners),
+        None => Ok(vec!["is missing".to_owned()]),
+    })?;
+    for (entry, found) in list.entries().iter().zip(compared) {
+        items_lines(&mut lines, &entry.path, found);
+    }
+    let listed: std::collections::BTreeSet<&[u8]> =
+        list.entries().iter().map(|e| e.path.as_slice()).collect();
+    // bsdtar and mtree may leave out the folder itself.
+    for path in items.keys().filter(|path| !path.is_empty() && !listed.contains(path.as_slice())) {
+        items_lines(&mut lines, path, vec!["is not in the list".to_owned()]);
+    }
+    Ok(lines.into_values().flatten().collect())
+}
+
+fn items_lines(lines: &mut BTreeMap<Vec<u8>, Vec<String>>, path: &[u8], found: Vec<String>) {
+    let named = found.into_iter().map(|what| format!("{} {what}", shown(path)));
+    lines.entry(path.to_vec()).or_default().extend(named);
+}
+
+fn compare(entry: &Entry, item: &Item, owners: bool) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut differ = |what: &str, is: String, expected: String| {
+        if is != expected {
+            found.push(format!("has {what} {is}, expected {expected}"));
+        }
+    };
+    let (is, expected) = (type_of_item(&item.kind), type_of_entry(&entry.kind));
+    if is != expected {
+        differ("type", is.to_owned(), expected.to_owned());
+        return Ok(found);
+    }
+    if !matches!(entry.kind, EntryKind::Link(_)) {
+        differ("mode", format!("{:04o}", item.mode), format!("{:04o}", entry.mode));
+    }
+    if owners {
+        differ("owner", format!("{}:{}", item.uid, item.gid), format!("{}:{}", entry.uid, entry.gid));
+    }
+    match (&entry.kind, &item.kind) {
+        (EntryKind::Link(expected), ItemKind::Link(is)) => differ("target", quoted(is), quoted(expected)),
+        (EntryKind::File(expected), ItemKind::File(stamp)) => {
+            differ("size", stamp.size.to_string(), expected.size.to_string());
+            let is = tree::digest(&item.place, stamp, |_| Ok(()))?;
+            differ("md5", is.md5.to_string(), expected.md5.to_string());
+            differ("sha256", is.sha256.to_string(), expected.sha256.to_string());
+        }
+        _ => {}
+    }
+    Ok(found)
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(bytes))
+}
+
+fn type_of_item(kind: &ItemKind) -> &'static str {
+    match kind {
+        ItemKind::Dir => "dir",
+        ItemKind::Link(_) => "link",
+        ItemKind::File(_) => "file",
+        ItemKind::Other(_) => "special",
+    }
+}
+
+fn type_of_entry(kind: &EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Dir => "dir",
+        EntryKind::Link(_) => "link",
+        EntryKind::File(_) => "file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::publish::{Rules, list_of};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_folder_equals_its_own_list() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a b"), "x").unwrap();
+        let list = list_of(dir.path(), Rules::default()).unwrap();
+        assert_eq!(differences(&list, dir.path()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn names_every_difference() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["content", "gone", "longer", "mode", "type"] {
+            std::fs::write(path(name), "1").unwrap();
+        }
+        symlink("one", path("link")).unwrap();
+        let list = list_of(dir.path(), Rules::default()).unwrap();
+        std::fs::write(path("content"), "2").unwrap();
+        std::fs::write(path("longer"), "11").unwrap();
+        std::fs::remove_file(path("gone")).unwrap();
+        std::fs::set_permissions(path("mode"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::remove_file(path("type")).unwrap();
+        std::fs::create_dir(path("type")).unwrap();
+        std::fs::remove_file(path("link")).unwrap();
+        symlink("two", path("link")).unwrap();
+        std::fs::write(path("more"), "").unwrap();
+        let found = differences(&list, dir.path()).unwrap();
+        let begins = |line: &str| found.iter().filter(|found| found.starts_with(line)).count();
+        assert_eq!(begins("./content has md5 "), 1);
+        assert_eq!(begins("./content has sha256 "), 1);
+        assert_eq!(begins("./longer has size 2, expected 1"), 1);
+        assert_eq!(begins("./gone is missing"), 1);
+        assert_eq!(begins("./mode has mode 0600, expected 0644"), 1);
+        assert_eq!(begins("./type has type dir, expected file"), 1);
+        assert_eq!(begins("./link has target \"two\", expected \"one\""), 1);
+        assert_eq!(begins("./more is not in the list"), 1);
+        assert_eq!(found.len(), 10, "{found:?}");
+    }
+}

@@ -1,0 +1,115 @@
+//! `zstrap config`, by the real program, judged by md5sum, sha256sum and minisign.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{Work, done, refused, text, value};
+
+const GOOD: &str = r#"{"version":1,"description":"A farm","bundle":"demo","exec":["/sbin/init"]}"#;
+
+#[test]
+fn check_accepts_a_good_config_and_prints_its_hashes() {
+    let work = Work::new();
+    work.write("farm.json", GOOD);
+    let said = done(work.zstrap(&["config", "check", "farm.json"]));
+    for (tool, key) in [("md5sum", "md5"), ("sha256sum", "sha256")] {
+        let judged = done(work.command(tool, &["farm.json"]));
+        assert_eq!(Some(value(&said, key)), judged.split(' ').next());
+    }
+}
+
+#[test]
+fn check_and_add_refuse_unknown_fields_and_broken_rules() {
+    let work = Work::new();
+    for (json, says) in [
+        (GOOD.replace("\"exec\"", "\"colour\":1,\"exec\""), "config has unknown fields: colour"),
+        (GOOD.replace("\"version\":1", "\"version\":2"), "config has version 2, expected 1"),
+        (GOOD.replace("\"exec\"", "\"debug\":{\"enabled\":true},\"exec\""), "debug"),
+        ("{".to_owned(), "config: "),
+    ] {
+        work.write("farm.json", json);
+        let checked = refused(work.zstrap(&["config", "check", "farm.json"]));
+        assert!(checked.starts_with("zstrap: checking farm.json: ") && checked.contains(says), "{checked}");
+        let add = ["config", "add", "farm.json", "--site", "site", "--key", "keys/admin.key"];
+        assert!(refused(work.zstrap(&add)).contains(says));
+    }
+    assert!(!work.path("site").exists());
+}
+
+#[test]
+fn add_publishes_by_serial_and_by_hash_signed() {
+    let work = Work::new();
+    let said = work.add_config("farm", "A farm");
+    let serial = value(&said, "serial");
+    assert_eq!(value(&said, "config"), "farm");
+    assert_eq!(text(&work.read("site/configs/farm/latest")), format!("{serial}\n"));
+    let by_hash = format!("site/configs/by-hash/{}.json", value(&said, "sha256"));
+    for path in [format!("site/configs/farm/{serial}.json"), by_hash] {
+        assert_eq!(work.read(&path), work.read("farm.json"));
+        let judged = done(work.command("minisign", &["-Vm", &path, "-p", "keys/admin.pub"]));
+        assert!(
+            judged.contains(&format!("zstrap1 kind=config name=farm arch=any serial={serial} ")),
+            "{judged}"
+        );
+        let said = done(work.zstrap(&["verify", &path, "--key", "keys/admin.pub"]));
+        assert!(said.starts_with("kind=config name=farm arch=any "), "{said}");
+    }
+    let judged = done(work.command("md5sum", &["farm.json"]));
+    assert_eq!(Some(value(&said, "md5")), judged.split(' ').next());
+}
+
+#[test]
+fn add_lists_all_configs_for_people() {
+    let work = Work::new();
+    work.add_config("farm", "A farm");
+    work.add_config("barn", "A barn");
+    work.add_config("farm", "A larger farm");
+    let index: serde_json::Value = serde_json::from_slice(&work.read("site/configs.json")).unwrap();
+    let entries = index["configs"].as_array().unwrap();
+    let short: Vec<_> =
+        entries.iter().map(|e| (e["name"].as_str().unwrap(), e["description"].as_str().unwrap())).collect();
+    assert_eq!(short, [("barn", "A barn"), ("farm", "A larger farm")]);
+}
+
+#[test]
+fn an_older_config_stays_for_images_that_pin_it() {
+    let work = Work::new();
+    let first = work.add_config("farm", "A farm");
+    let second = work.add_config("farm", "A larger farm");
+    let serial = |said: &str| value(said, "serial").parse::<u64>().unwrap();
+    assert!(serial(&second) > serial(&first));
+    for said in [first, second] {
+        assert!(work.path(format!("site/configs/by-hash/{}.json", value(&said, "sha256"))).exists());
+    }
+}
+
+#[test]
+fn refuses_the_same_bytes_under_another_name() {
+    let work = Work::new();
+    work.write("farm.json", GOOD);
+    work.write("barn.json", GOOD);
+    done(work.zstrap(&["config", "add", "farm.json", "--site", "site", "--key", "keys/admin.key"]));
+    // The same name again renews the signature.
+    done(work.zstrap(&["config", "add", "farm.json", "--site", "site", "--key", "keys/admin.key"]));
+    let said =
+        refused(work.zstrap(&["config", "add", "barn.json", "--site", "site", "--key", "keys/admin.key"]));
+    assert!(said.starts_with("zstrap: config barn has the very bytes of config farm"), "{said}");
+    assert!(!work.path("site/configs/barn").exists());
+}
+
+#[test]
+fn names_come_from_the_file_or_the_argument() {
+    let work = Work::new();
+    work.write("My Farm.json", GOOD);
+    let said =
+        refused(work.zstrap(&["config", "add", "My Farm.json", "--site", "site", "--key", "keys/admin.key"]));
+    assert!(said.starts_with("zstrap: naming My Farm.json by its file (--name): name \"My Farm\""), "{said}");
+    let mut add =
+        work.zstrap(&["config", "add", "My Farm.json", "--site", "site", "--key", "keys/admin.key"]);
+    add.args(["--name", "my-farm"]);
+    assert_eq!(value(&done(add), "config"), "my-farm");
+    let mut add =
+        work.zstrap(&["config", "add", "My Farm.json", "--site", "site", "--key", "keys/admin.key"]);
+    add.args(["--name", "by-hash"]);
+    assert!(refused(add).contains("is taken by the site's layout"));
+}

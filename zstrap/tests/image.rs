@@ -1,0 +1,197 @@
+//! `zstrap image` and `boot`, by the real program.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::process::Command;
+use support::{Work, done, ended, init, kernel, mode, refused, text, value};
+use zstrap_formats::digest::ContentDigest;
+use zstrap_formats::identity::Identity;
+
+/// A site with bundle demo and config farm, and the files of an image.
+fn ready() -> Work {
+    let work = Work::new();
+    work.write("tree/sbin/init", "#!/bin/sh\n");
+    done(work.publish(&[]));
+    work.add_config("farm", "A farm");
+    work.write("kernel", kernel());
+    work.write("init", init());
+    work
+}
+
+/// The command with what it must have, and more.
+fn netboot(work: &Work, more: &[&str]) -> Command {
+    let mut command =
+        work.zstrap(&["image", "netboot", "--site", "site", "--server", "http://10.0.2.2:8080"]);
+    command.args(["--key", "keys/admin.pub", "--farmer", "farm-7", "--pool", "pool.3", "--arch", "amd64"]);
+    command.args(["--kernel", "kernel", "--init", "init"]).args(more);
+    command
+}
+
+fn make(work: &Work, more: &[&str]) -> String {
+    let mut command = netboot(work, &["--config", "farm"]);
+    command.args(more);
+    done(command)
+}
+
+fn identity(work: &Work, image: &str) -> Identity {
+    let payload = zstrap_mkimage::slots::read_slot(&work.path(image)).unwrap();
+    Identity::parse(&payload).unwrap()
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let work = ready();
+    make(&work, &["-o", "one"]);
+    make(&work, &["-o", "two"]);
+    done(work.command("diff", &["-r", "one", "two"]));
+    let mut judge = work.command("sha256sum", &["--strict", "--quiet", "-c", "SHA256SUMS"]);
+    judge.current_dir(work.path("one"));
+    done(judge);
+    assert_eq!(text(&work.read("one/SHA256SUMS")).lines().count(), 4);
+}
+
+#[test]
+fn the_slot_carries_what_was_asked_for() {
+    let work = ready();
+    work.write("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let more =
+        ["--server", "https://b.example.org/site", "--ca", "ca.pem", "--proxy", "http://10.0.0.1:3128"];
+    let mut command = netboot(&work, &["--config", "farm", "--log", "debug", "-o", "image"]);
+    command.args(more);
+    done(command);
+    let identity = identity(&work, "image");
+    let servers: Vec<String> = identity.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["http://10.0.2.2:8080", "https://b.example.org/site"]);
+    assert_eq!(identity.farmer_id.as_str(), "farm-7");
+    assert_eq!(identity.farming_pool_id.as_str(), "pool.3");
+    assert_eq!(identity.config.name.as_str(), "farm");
+    assert!(identity.config.pin.is_none());
+    assert_eq!(identity.keyring.keys()[0].to_file(), text(&work.read("keys/admin.pub")));
+    assert_eq!(identity.proxy.unwrap().to_string(), "http://10.0.0.1:3128");
+    assert!(identity.ca.unwrap().contains("AAAA"));
+    assert_eq!(identity.log.unwrap().as_str(), "debug");
+}
+
+#[test]
+fn a_pin_names_the_config_of_today() {
+    let work = ready();
+    let said = make(&work, &["--pin", "-o", "image"]);
+    assert_eq!(value(&said, "pinned"), "yes");
+    let pin = identity(&work, "image").config.pin.unwrap();
+    let digest = ContentDigest::of(&work.read("farm.json"));
+    assert_eq!((pin.md5, pin.sha256), (digest.md5, digest.sha256));
+}
+
+#[test]
+fn the_build_time_is_given_or_that_of_the_newest_signature() {
+    let work = ready();
+    let built = |work: &Work| identity(work, "image").build_time;
+    let created = |path: String| {
+        let said = done(work.zstrap(&["verify", &path, "--key", "keys/admin.pub"]));
+        value(&said, "created").to_owned()
+    };
+    make(&work, &["-o", "image"]);
+    let serial = text(&work.read("site/configs/farm/latest"));
+    let config = created(format!("site/configs/farm/{}.json", serial.trim()));
+    assert_eq!(built(&work).to_string(), config.max(created(work.list())));
+    make(&work, &["-o", "image", "--build-time", "1700000000"]);
+    assert_eq!(built(&work).unix(), 1_700_000_000);
+    let mut command = netboot(&work, &["--config", "farm", "-o", "image"]);
+    command.env("SOURCE_DATE_EPOCH", "1600000000");
+    done(command);
+    assert_eq!(built(&work).unix(), 1_600_000_000);
+    let mut command = netboot(&work, &["--config", "farm", "-o", "image"]);
+    command.env("SOURCE_DATE_EPOCH", "soon");
+    assert!(refused(command).contains("SOURCE_DATE_EPOCH is \"soon\", expected seconds"));
+}
+
+#[test]
+fn the_command_line_is_in_script_and_description() {
+    let work = ready();
+    make(&work, &["-o", "image", "--cmdline-append", "zstrap.log=debug"]);
+    let cmdline = "console=tty0 console=ttyS0,115200 quiet zstrap.log=debug";
+    let script = text(&work.read("image/boot.ipxe"));
+    assert!(script.starts_with(&format!("#!ipxe\nkernel kernel initrd=initramfs {cmdline} ||")), "{script}");
+    let json: serde_json::Value = serde_json::from_slice(&work.read("image/image.json")).unwrap();
+    assert_eq!(json["cmdline"], cmdline);
+}
+
+#[test]
+fn refuses_a_config_that_is_not_there_and_lists_those_that_are() {
+    let work = ready();
+    work.add_config("barn", "A barn");
+    let said = refused(netboot(&work, &["--config", "stable", "-o", "image"]));
+    assert_eq!(said, "zstrap: config stable is not on the site, which has: barn, farm");
+    assert!(!work.path("image").exists());
+}
+
+#[test]
+fn refuses_wrong_labels_urls_and_thresholds() {
+    let work = ready();
+    let with = |more: &[&str]| {
+        let mut command = netboot(&work, &["--config", "farm", "-o", "image"]);
+        command.args(more);
+        ended(command)
+    };
+    assert_eq!(with(&["--server", "ftp://x"]).0, 2);
+    assert_eq!(with(&["--server", "http://user@x"]).0, 2);
+    assert_eq!(with(&["--log", "loud"]).0, 2);
+    let (code, said) = with(&["--threshold", "2"]);
+    assert_eq!((code, said.as_str()), (1, "zstrap: threshold 2 is not between 1 and the number of keys, 1"));
+    assert_eq!(with(&["--proxy", "https://x"]).0, 1);
+    assert!(!work.path("image").exists());
+}
+
+#[test]
+fn refuses_to_replace_what_is_no_image() {
+    let work = ready();
+    work.write("letters/dear.txt", "dear");
+    let said = refused(netboot(&work, &["--config", "farm", "-o", "letters"]));
+    assert_eq!(said, "zstrap: letters is there and is not an image, expected an image or nothing");
+    assert_eq!(work.read("letters/dear.txt"), b"dear");
+    make(&work, &["-o", "image"]);
+    make(&work, &["-o", "image", "--pin"]);
+    assert!(identity(&work, "image").config.pin.is_some());
+}
+
+#[test]
+fn warns_when_the_keys_of_the_image_have_not_signed_the_site() {
+    let work = ready();
+    done(work.zstrap(&["key", "new", "--out", "keys", "--name", "other", "--no-password"]));
+    let mut command =
+        work.zstrap(&["image", "netboot", "--site", "site", "--server", "http://10.0.2.2:8080"]);
+    command.args(["--key", "keys/other.pub", "--farmer", "f", "--pool", "p", "--arch", "amd64"]);
+    command.args(["--kernel", "kernel", "--init", "init", "--config", "farm", "-o", "image"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    let said = text(&output.stderr);
+    assert_eq!(said.matches("this image will refuse ").count(), 2, "{said}");
+}
+
+#[test]
+fn boot_starts_qemu_with_the_image() {
+    let work = ready();
+    make(&work, &["-o", "image"]);
+    // A stand-in for QEMU that says how it was called, and ends with a code of its own.
+    work.write("bin/qemu-system-x86_64", "#!/bin/sh\necho \"$@\"\nexit 7\n");
+    mode(&work.path("bin/qemu-system-x86_64"), 0o755);
+    let mut command = work.zstrap(&["boot", "image", "--memory", "512", "--append", "zstrap.tries=1"]);
+    command.env("PATH", work.path("bin").into_os_string().into_string().unwrap() + ":/bin:/usr/bin");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    let called = text(&output.stdout);
+    assert!(
+        called.contains(" -m 512 ") && called.contains(" -kernel image/kernel -initrd image/initramfs "),
+        "{called}"
+    );
+    assert!(called.trim_end().ends_with("quiet zstrap.tries=1"), "{called}");
+    assert!(text(&output.stderr).contains("to leave: Ctrl-A, then X"));
+}
+
+#[test]
+fn boot_refuses_a_folder_that_is_no_image() {
+    let work = ready();
+    let said = refused(work.zstrap(&["boot", "tree"]));
+    assert!(said.starts_with("zstrap: reading tree/image.json: "), "{said}");
+}

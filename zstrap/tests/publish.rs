@@ -1,0 +1,273 @@
+//! `zstrap key`, `publish` and `verify`, by the real program.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use support::{Work, done, ended, mode, odd_tree, refused, text, value, whole_bundle};
+
+#[test]
+fn a_key_is_private_and_never_overwritten() {
+    let work = Work::new();
+    let permissions = work.path("keys/admin.key").metadata().unwrap().permissions();
+    assert_eq!(permissions.mode() & 0o7777, 0o600);
+    let before = work.read("keys/admin.key");
+    let said = refused(work.zstrap(&["key", "new", "--out", "keys", "--name", "admin", "--no-password"]));
+    assert!(said.starts_with("zstrap: making keys/admin.key: "), "{said}");
+    assert_eq!(work.read("keys/admin.key"), before);
+}
+
+#[test]
+fn a_key_without_no_password_is_wrong_usage() {
+    let work = Work::new();
+    let (code, said) = ended(work.zstrap(&["key", "new", "--out", "keys", "--name", "other"]));
+    assert_eq!(code, 2);
+    assert!(said.contains("pass --no-password"), "{said}");
+    assert!(!work.path("keys/other.key").exists());
+}
+
+#[test]
+fn names_and_architectures_are_checked_as_usage() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    for (bundle, arch) in [("../x", "amd64"), ("Demo", "amd64"), ("demo", "x86_64")] {
+        let arguments = ["publish", "tree", "--site", "site", "--bundle", bundle, "--arch", arch];
+        let mut command = work.zstrap(&arguments);
+        command.args(["--key", "keys/admin.key"]);
+        assert_eq!(ended(command).0, 2, "{bundle} {arch}");
+    }
+    assert!(!work.path("site").exists());
+}
+
+#[test]
+fn publishes_a_bundle_that_a_node_accepts() {
+    let work = Work::new();
+    odd_tree(&work);
+    let said = done(work.publish(&[]));
+    let (serial, list) = whole_bundle(&work, &work.path("site"));
+    assert_eq!(value(&said, "bundle"), "demo");
+    assert_eq!(value(&said, "arch"), "amd64");
+    assert_eq!(value(&said, "serial"), serial.to_string());
+    assert_eq!(value(&said, "entries"), list.entries().len().to_string());
+    assert_eq!(value(&said, "bytes"), list.total_size().to_string());
+    done(work.zstrap(&["verify", &work.list(), "--key", "keys/admin.pub", "--dir", "tree"]));
+}
+
+#[test]
+fn files_are_public_whatever_the_umask() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    let site = work.path("site");
+    let script = format!("umask 077; exec {} \"$@\"", support::ZSTRAP);
+    let mut command = work.command("sh", &["-c", &script, "zstrap"]);
+    command.args(["publish", "tree", "--site", "site", "--bundle", "demo", "--arch", "amd64"]);
+    command.args(["--key", "keys/admin.key"]);
+    done(command);
+    let blob = std::fs::read_dir(site.join("blobs/sha256")).unwrap().next().unwrap().unwrap().path();
+    for (path, mode) in
+        [(blob, 0o644), (work.path(work.list()), 0o644), (site.join("bundles/demo"), 0o755), (site, 0o755)]
+    {
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_dry_run_prints_the_list_and_writes_nothing() {
+    let work = Work::new();
+    odd_tree(&work);
+    let list = done(work.publish(&["--dry-run"]));
+    assert!(!work.path("site").exists());
+    done(work.publish(&[]));
+    assert_eq!(text(&work.read(work.list())), list);
+}
+
+#[test]
+fn serials_grow_and_old_lists_stay() {
+    let work = Work::new();
+    work.write("tree/a", "one");
+    done(work.publish(&[]));
+    let (first, old) = (work.serial(), work.list());
+    work.write("tree/a", "two");
+    done(work.publish(&[]));
+    assert!(work.serial() > first);
+    assert!(work.path(&old).exists());
+    done(work.zstrap(&["verify", &old, "--key", "keys/admin.pub"]));
+    // A serial ahead of the clock, as after a clock that ran fast, is followed by the next one.
+    work.write("site/bundles/demo/amd64/latest", "9000000000\n");
+    done(work.publish(&[]));
+    assert_eq!(work.serial(), 9_000_000_001);
+}
+
+#[test]
+fn what_is_there_is_not_written_again() {
+    let work = Work::new();
+    work.write("tree/small", "small");
+    work.write("tree/large", vec![7; 5 << 20]);
+    done(work.publish(&[]));
+    let inodes = || {
+        use std::os::unix::fs::MetadataExt;
+        let blobs = std::fs::read_dir(work.path("site/blobs/sha256")).unwrap();
+        let mut inodes: Vec<_> = blobs.map(|blob| blob.unwrap().metadata().unwrap().ino()).collect();
+        inodes.sort_unstable();
+        inodes
+    };
+    let before = inodes();
+    done(work.publish(&[]));
+    assert_eq!(inodes(), before);
+}
+
+#[test]
+fn a_blob_cut_short_is_written_again() {
+    let work = Work::new();
+    work.write("tree/a", "content");
+    done(work.publish(&[]));
+    let blob = std::fs::read_dir(work.path("site/blobs/sha256")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&blob, "con").unwrap();
+    done(work.publish(&[]));
+    whole_bundle(&work, &work.path("site"));
+}
+
+#[test]
+fn a_large_file_that_changed_within_its_size_is_stored_anew() {
+    let work = Work::new();
+    let mut content = vec![1; 3 << 20];
+    work.write("tree/large", &content);
+    done(work.publish(&[]));
+    content[2 << 20] = 2;
+    work.write("tree/large", &content);
+    done(work.publish(&[]));
+    whole_bundle(&work, &work.path("site"));
+    done(work.zstrap(&["verify", &work.list(), "--key", "keys/admin.pub", "--dir", "tree"]));
+}
+
+#[test]
+fn refuses_what_a_list_cannot_hold_and_names_it() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    done(work.command("mkfifo", &["tree/pipe"]));
+    let _socket = std::os::unix::net::UnixListener::bind(work.path("tree/sock")).unwrap();
+    done(work.command("mknod", &["tree/null", "c", "1", "3"]));
+    let said = refused(work.publish(&[]));
+    for expected in ["./pipe is a fifo", "./sock is a socket", "./null is a device"] {
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!work.path("site").exists());
+}
+
+#[test]
+fn refuses_set_id_bits_unless_allowed() {
+    for bits in [0o4755, 0o2755] {
+        let work = Work::new();
+        work.write("tree/su", "a");
+        mode(&work.path("tree/su"), bits);
+        let said = refused(work.publish(&[]));
+        assert!(said.contains(&format!("./su has mode {bits:04o}, expected no set-id bits")), "{said}");
+        done(work.publish(&["--allow-setuid"]));
+        assert!(text(&work.read(work.list())).contains(&format!("./su type=file mode={bits:04o} ")));
+    }
+}
+
+/// A place on the file system of the build, which keeps attributes; a tmpfs of older kernels does not.
+fn tree_with_attributes(set: impl Fn(&std::path::Path)) -> (Work, tempfile::TempDir) {
+    let work = Work::new();
+    let tree = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    mode(tree.path(), 0o755);
+    std::fs::write(tree.path().join("f"), "f").unwrap();
+    set(&tree.path().join("f"));
+    std::os::unix::fs::symlink(tree.path(), work.path("tree")).unwrap();
+    (work, tree)
+}
+
+fn set_attribute(path: &std::path::Path, name: &str, value: &[u8]) {
+    rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+#[test]
+fn refuses_extended_attributes_and_file_capabilities() {
+    let (work, _tree) = tree_with_attributes(|file| set_attribute(file, "user.note", b"1"));
+    let said = refused(work.publish(&[]));
+    assert!(said.contains("./f has extended attributes (user.note)"), "{said}");
+    // cap_net_raw=ep, version 2 of the format.
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let (work, _tree) = tree_with_attributes(|file| set_attribute(file, "security.capability", &capability));
+    let said = refused(work.publish(&[]));
+    assert!(said.contains("./f has extended attributes (security.capability)"), "{said}");
+}
+
+#[test]
+fn refuses_a_site_inside_the_tree() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    let mut command = work.zstrap(&["publish", "tree", "--site", "tree/site", "--bundle", "demo"]);
+    command.args(["--arch", "amd64", "--key", "keys/admin.key"]);
+    assert_eq!(refused(command), "zstrap: site tree/site is inside tree, expected it elsewhere");
+}
+
+#[test]
+fn refuses_while_another_publishes() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    done(work.publish(&[]));
+    let lock = std::fs::File::open(work.path("site/.tmp/lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let said = refused(work.publish(&[]));
+    assert_eq!(said, "zstrap: site site is being written to by another zstrap");
+    drop(lock);
+    done(work.publish(&[]));
+}
+
+#[test]
+fn expiry_is_a_span_or_a_time() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    let said = done(work.publish(&["--expires", "2099-01-02"]));
+    assert_eq!(value(&said, "expires"), "2099-01-02T00:00:00Z");
+    assert!(refused(work.publish(&["--expires", "2020-01-02T00:00:00Z"])).contains("is not after now"));
+    assert_eq!(ended(work.publish(&["--expires", "soon"])).0, 2);
+}
+
+#[test]
+fn verify_refuses_a_list_whose_time_has_passed() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    done(work.publish(&["--expires", "1s"]));
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let said = refused(work.zstrap(&["verify", &work.list(), "--key", "keys/admin.pub"]));
+    assert!(said.starts_with("zstrap: expired at "), "{said}");
+}
+
+#[test]
+fn errors_print_their_chain_once() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    work.write("keys/bad.key", "nonsense\n");
+    let mut command = work.zstrap(&["publish", "tree", "--site", "site", "--bundle", "demo"]);
+    command.args(["--arch", "amd64", "--key", "keys/bad.key"]);
+    let said = refused(command);
+    assert!(said.starts_with("zstrap: reading key keys/bad.key: secret key: "), "{said}");
+    assert_eq!(said.matches("secret key").count(), 1, "{said}");
+}
+
+#[test]
+fn hard_links_become_files_over_one_blob() {
+    let work = Work::new();
+    work.write("tree/one", "content");
+    std::fs::hard_link(work.path("tree/one"), work.path("tree/two")).unwrap();
+    done(work.publish(&[]));
+    assert_eq!(text(&work.read(work.list())).matches(" type=file ").count(), 2);
+    assert_eq!(std::fs::read_dir(work.path("site/blobs/sha256")).unwrap().count(), 1);
+}
+
+/// Not a test of time: the log must name what was done, without a terminal's control codes.
+#[test]
+fn talk_goes_to_stderr_in_plain_lines() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    let mut command: Command = work.publish(&[]);
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert!(said.contains("storing: 1 bytes in "), "{said}");
+    assert!(!said.contains('\u{1b}') && !said.contains('\r'), "{said:?}");
+    assert_eq!(text(&output.stdout).lines().count(), 1);
+}
