@@ -1,0 +1,111 @@
+# What a developer runs. `make` lists the targets.
+#
+# In:      KEEP=1 keeps the demo's machine and gives its console; ZSTRAP_CACHE moves the cache folder.
+# Out:     everything that is built lies below out/ (and cargo's target folder).
+# Failure: the first step that fails ends the run; its own message stands last.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# rustup and `cargo install` put programs there, also where the login shell does not know it yet.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+MUSL := x86_64-unknown-linux-musl
+KEEP ?=
+
+##@ Use
+.PHONY: demo
+demo: setup-demo ## A real boot in QEMU, from keys to services under zinit (KEEP=1: leaves a console)
+	@$(MAKE) build
+	@KEEP='$(KEEP)' scripts/demo
+
+.PHONY: build
+build: ## All programs, the kernel and the demo's tree, into out/
+	@$(MAKE) -j3 programs kernel demo-tree
+
+##@ Check
+# The steps run one after the other whatever -j says: they share cargo's lock and the processor.
+TEST_STEPS := fmt shell clippy deny doc build unit fuzz-smoke qemu
+
+.PHONY: test
+test: setup-test ## Everything a change has to pass: each step below, in this order
+	@for step in $(TEST_STEPS); do printf '\n== %s\n' "$$step"; $(MAKE) -j1 "$$step"; done
+
+.PHONY: fmt
+fmt: ## Formatting
+	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+
+.PHONY: shell
+shell: ## Shell scripts: shellcheck, and syntax of what runs in the demo's machine
+	shellcheck -x $(shell grep -rlE '^#!/usr/bin/env bash' .ci bundles fuzz/make-seeds kernel-config scripts)
+	shellcheck -s sh $(shell grep -rlE '^#!/bin/sh' bundles)
+
+.PHONY: clippy
+clippy: ## Lints, warnings are errors
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## Licences, duplicates and sources of dependencies
+	cargo deny --workspace --all-features check bans licenses sources
+
+.PHONY: doc
+doc: ## Documentation, warnings are errors
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+.PHONY: unit
+unit: ## Unit tests, and our formats against mtree, bsdtar, minisign and cpio
+	cargo test --workspace --exclude zstrap-qemu-tests
+
+.PHONY: fuzz-smoke
+fuzz-smoke: ## Each fuzz target for 10 seconds (FUZZ_SECONDS)
+	scripts/fuzz-smoke
+
+.PHONY: qemu
+qemu: ## Whole machines: boots, refuses, recovers (after `make build`)
+	cargo test -p zstrap-qemu-tests -- --test-threads=2
+
+.PHONY: bench
+bench: build ## Figures: boot against a busybox script, sizes, publish against sha256sum and md5sum
+	cargo run -p zstrap-qemu-tests --release --bin bench
+
+##@ Parts
+.PHONY: programs
+programs: ## out/bin: zstrap, the init, the payload of the tests
+	cargo build --release -p zstrap
+	@# One by one: together they would share features, and the init would grow by the payload's.
+	cargo build --profile init --target $(MUSL) -p zstrap-init
+	cargo build --profile init --target $(MUSL) -p zstrap-test-payload
+	@install -d out/bin
+	@install -C $(TARGET_DIR)/release/zstrap out/bin/zstrap
+	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-init out/bin/zstrap-init-amd64
+	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-test-payload out/bin/zstrap-test-payload
+
+.PHONY: kernel
+kernel: ## out/kernel/amd64: Debian's packaged kernel and its modules, unpacked
+	kernel-config/debian out/kernel/amd64
+
+.PHONY: demo-tree
+demo-tree: ## out/demo-tree: the files of the bundle demo
+	bundles/demo/build out/demo-tree
+
+.PHONY: setup-demo setup-test
+setup-demo: ## Installs what `make demo` needs
+	@scripts/setup demo
+setup-test: ## Installs what `make test` needs
+	@scripts/setup test
+
+.PHONY: clean
+clean: ## Removes out/ and cargo's output, keeps the cache folder
+	rm -rf out
+	cargo clean --quiet
+	rm -rf fuzz/target
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+( [a-z-]+)*:.*## / { split($$1, name, ":"); printf "  %-12s %s\n", name[1], $$2 }' Makefile

@@ -1,0 +1,332 @@
+//! One virtual machine: started, watched on its serial console, steered over QMP, never left behind.
+//!
+//! In: a kernel, an initramfs, a command line. Out: the lines it printed and how it ended. Failure: an error
+//! that carries the last lines of the console; the whole console is then in `out/qemu-tests/NAME.log`.
+//! Dropping a [`Vm`] kills its QEMU. There is no KVM here on purpose: every machine that tests can run them.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::artefacts::{out, patience};
+use crate::console::{Cleaner, Console, Line, Missed, Pattern};
+use crate::qmp::Qmp;
+
+/// The emulator.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// How much of the console an error shows.
+const SHOWN_LINES: usize = 40;
+
+/// What the kernel prints when it gives up; with `panic=-1` it resets the machine right after.
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// The host, as machines on user-mode networking see it.
+pub const HOST: &str = "10.0.2.2";
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The guest reset the machine, as a node does that can't boot.
+    Reset,
+    /// The guest switched the power off.
+    PowerOff,
+    /// The kernel panicked.
+    Panic,
+    /// QEMU ended for a reason of its own, given in its words.
+    Other(String),
+}
+
+/// The end of a machine.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// How it ended.
+    pub reason: Reason,
+    /// When, since it was started.
+    pub after: Duration,
+}
+
+/// A machine to be: [`start`](VmBuilder::start) makes it.
+pub struct VmBuilder {
+    name: String,
+    kernel: PathBuf,
+    initrd: PathBuf,
+    append: Vec<String>,
+    memory: u32,
+    nics: u32,
+    arguments: Vec<String>,
+}
+
+impl VmBuilder {
+    /// A machine with 512 MiB and one network card; `name` names its log.
+    pub fn new(name: &str, kernel: &Path, initrd: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            kernel: kernel.to_owned(),
+            initrd: initrd.to_owned(),
+            // A panic then ends the machine instead of leaving the test to its deadline.
+            append: vec!["panic=-1".to_owned()],
+            memory: 512,
+            nics: 1,
+            arguments: Vec::new(),
+        }
+    }
+
+    /// Adds words to the kernel command line.
+    #[must_use]
+    pub fn append(mut self, words: &str) -> Self {
+        self.append.push(words.to_owned());
+        self
+    }
+
+    /// Sets the memory in MiB.
+    #[must_use]
+    pub fn memory_mib(mut self, memory: u32) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Sets how many network cards (`nic0`, `nic1`, …) it has, each on a user-mode network of its own.
+    #[must_use]
+    pub fn nics(mut self, nics: u32) -> Self {
+        self.nics = nics;
+        self
+    }
+
+    /// Adds arguments for QEMU as they are.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// Starts the machine; it runs when this returns.
+    pub fn start(self) -> Result<Vm> {
+        let folder = TempDir::with_prefix("zstrap-vm-").context("making the folder for the QMP socket")?;
+        let socket = folder.path().join("qmp");
+        let mut child = Command::new(QEMU)
+            .args(self.qemu_arguments(&socket))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {QEMU}"))?;
+        let console = Arc::new(Console::new(2));
+        let threads =
+            vec![follow(child.stdout.take(), "", &console), follow(child.stderr.take(), "qemu: ", &console)];
+        let mut vm = Vm { name: self.name, child, console, threads, qmp: None, _folder: folder };
+        // From here on the Vm owns the child: an error below drops it, and with it QEMU.
+        let begun = Qmp::connect(&socket).and_then(|mut qmp| {
+            qmp.execute("cont", json!({}))?;
+            Ok(qmp)
+        });
+        match begun {
+            Ok(qmp) => vm.qmp = Some(qmp),
+            Err(error) => return Err(vm.failed(&format!("starting the machine: {error:#}"))),
+        }
+        Ok(vm)
+    }
+
+    fn qemu_arguments(&self, socket: &Path) -> Vec<String> {
+        let fixed = "-accel tcg -M q35 -nodefaults -display none -no-reboot -S -serial stdio";
+        let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+        add("-m", self.memory.to_string());
+        add("-kernel", self.kernel.display().to_string());
+        add("-initrd", self.initrd.display().to_string());
+        add("-append", self.append.join(" "));
+        add("-qmp", format!("unix:{},server=on,wait=off", socket.display()));
+        for number in 0..self.nics {
+            add("-netdev", format!("user,id=net{number}"));
+            // Without its boot ROM the card costs the firmware no time.
+            add("-device", format!("virtio-net-pci,id=nic{number},netdev=net{number},romfile="));
+        }
+        arguments.extend(self.arguments.iter().cloned());
+        arguments
+    }
+}
+
+/// A running machine.
+pub struct Vm {
+    name: String,
+    child: Child,
+    console: Arc<Console>,
+    threads: Vec<JoinHandle<()>>,
+    qmp: Option<Qmp>,
+    _folder: TempDir,
+}
+
+impl Vm {
+    /// Waits for the first line of the whole console that matches.
+    pub fn wait_line(&self, pattern: &str, limit: Duration) -> Result<Line> {
+        self.wait_line_from(0, pattern, limit)
+    }
+
+    /// Waits for the first matching line after `line`.
+    pub fn wait_line_after(&self, line: &Line, pattern: &str, limit: Duration) -> Result<Line> {
+        self.wait_line_from(line.index + 1, pattern, limit)
+    }
+
+    fn wait_line_from(&self, from: usize, pattern: &str, limit: Duration) -> Result<Line> {
+        let limit = patience(limit);
+        self.console.wait(&Pattern::from(pattern), from, limit).map_err(|missed| match missed {
+            Missed::Closed => self.failed(&format!("the machine ended without a line `{pattern}`")),
+            Missed::Deadline => self.failed(&format!("no line `{pattern}` within {limit:?}")),
+        })
+    }
+
+    /// Waits until the machine has ended and says how.
+    pub fn wait_exit(&mut self, limit: Duration) -> Result<Exit> {
+        let limit = patience(limit);
+        let deadline = Instant::now() + limit;
+        while self.child.try_wait().context("waiting for QEMU")?.is_none() {
+            if Instant::now() >= deadline {
+                return Err(self.failed(&format!("the machine still ran after {limit:?}")));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let after = self.console.age();
+        self.collect_the_rest();
+        Ok(Exit { reason: self.reason()?, after })
+    }
+
+    /// Waits for the end and asserts how it came.
+    pub fn expect_exit(&mut self, reason: &Reason, limit: Duration) -> Result<Exit> {
+        let exit = self.wait_exit(limit)?;
+        if exit.reason != *reason {
+            return Err(self.failed(&format!("the machine ended by {:?}, expected {reason:?}", exit.reason)));
+        }
+        Ok(exit)
+    }
+
+    /// Asserts that no line so far matches.
+    pub fn assert_never(&self, pattern: &str) -> Result<()> {
+        match self.find(pattern) {
+            None => Ok(()),
+            Some(line) => Err(self.failed(&format!("a line `{pattern}` that must not be there: {line}"))),
+        }
+    }
+
+    /// Asserts that some line so far matches, and returns it.
+    pub fn assert_line(&self, pattern: &str) -> Result<Line> {
+        self.find(pattern).ok_or_else(|| self.failed(&format!("no line `{pattern}`")))
+    }
+
+    /// The first line so far that matches.
+    pub fn find(&self, pattern: &str) -> Option<Line> {
+        self.find_all(pattern).into_iter().next()
+    }
+
+    /// All lines so far that match.
+    pub fn find_all(&self, pattern: &str) -> Vec<Line> {
+        let pattern = Pattern::from(pattern);
+        self.console().into_iter().filter(|line| pattern.matches(&line.text)).collect()
+    }
+
+    /// All lines so far.
+    pub fn console(&self) -> Vec<Line> {
+        self.console.lines()
+    }
+
+    /// Runs a QMP command.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.qmp.as_mut().context("the machine has ended")?.execute(command, arguments)
+    }
+
+    /// Plugs the cable of a network card in or out.
+    pub fn set_link(&mut self, nic: &str, up: bool) -> Result<()> {
+        self.execute("set_link", json!({ "name": nic, "up": up })).map(drop)
+    }
+
+    /// Presses the power button.
+    pub fn system_powerdown(&mut self) -> Result<()> {
+        self.execute("system_powerdown", json!({})).map(drop)
+    }
+
+    /// An error about this machine with the end of its console; keeps the whole console in a file.
+    pub fn failed(&self, what: &str) -> anyhow::Error {
+        let kept = match self.keep_console() {
+            Ok(path) => format!("whole console in {}", path.display()),
+            Err(error) => format!("console not kept: {error:#}"),
+        };
+        anyhow::anyhow!("{}: {what}\n{}({kept})", self.name, self.console.tail(SHOWN_LINES))
+    }
+
+    fn keep_console(&self) -> Result<PathBuf> {
+        let folder = out().join("qemu-tests");
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let path = folder.join(format!("{}.log", self.name));
+        let text = self.console.tail(usize::MAX);
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// QEMU has ended: what it still had in its pipes arrives now.
+    fn collect_the_rest(&mut self) {
+        for thread in self.threads.drain(..) {
+            // A reader that panicked leaves a shorter console, and the test that needs more of it fails.
+            let _ = thread.join();
+        }
+        if let Some(qmp) = self.qmp.as_mut() {
+            qmp.drain();
+        }
+    }
+
+    fn reason(&self) -> Result<Reason> {
+        if self.find(PANIC).is_some() {
+            return Ok(Reason::Panic);
+        }
+        let Some(qmp) = &self.qmp else { bail!("the machine ended before QMP was up") };
+        let events = qmp.events("SHUTDOWN");
+        let said = events.last().and_then(|event| event["reason"].as_str()).unwrap_or("no SHUTDOWN event");
+        Ok(match said {
+            "guest-reset" => Reason::Reset,
+            "guest-shutdown" => Reason::PowerOff,
+            "guest-panic" => Reason::Panic,
+            other => Reason::Other(other.to_owned()),
+        })
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Both fail only when QEMU has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.collect_the_rest();
+        if std::thread::panicking() {
+            let _ = self.keep_console();
+        }
+    }
+}
+
+/// Reads a pipe of QEMU into the console until its end.
+fn follow(
+    pipe: Option<impl Read + Send + 'static>,
+    prefix: &'static str,
+    console: &Arc<Console>,
+) -> JoinHandle<()> {
+    let console = Arc::clone(console);
+    std::thread::spawn(move || {
+        let mut cleaner = Cleaner::default();
+        let mut buffer = [0; 4096];
+        if let Some(mut pipe) = pipe {
+            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                for line in cleaner.feed(&buffer[..count]) {
+                    console.push(format!("{prefix}{line}"));
+                }
+            }
+        }
+        if let Some(line) = cleaner.finish() {
+            console.push(format!("{prefix}{line}"));
+        }
+        console.close();
+    })
+}

@@ -1,0 +1,62 @@
+//! What a node must get over by itself.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use zstrap_qemu_tests::boot::{BOUND, DONE, expect_payload};
+use zstrap_qemu_tests::http::{Fault, Rule};
+use zstrap_qemu_tests::site::{SMALL, Scene, Tree};
+use zstrap_qemu_tests::vm::Reason;
+
+#[test]
+fn boots_once_the_server_is_back() -> Result<()> {
+    let mut scene = Scene::new("recovers-server")?;
+    scene.server.pause();
+    // Without settings on the command line: six attempts are what a node makes by itself.
+    let mut vm = scene.machine()?.start()?;
+    vm.wait_line("] fail: stage=network reason=no-server", BOUND)?;
+    vm.wait_line("] fail: retry 1 of 5 in ", BOUND)?;
+    vm.assert_never("payload:")?;
+    scene.server.resume()?;
+    vm.expect_exit(&Reason::PowerOff, BOUND)?;
+    vm.assert_line(DONE[7])?;
+    vm.assert_line("payload: end")?;
+    vm.assert_never("] fail: rebooting")
+}
+
+#[test]
+fn goes_on_where_a_connection_was_cut_at_half_a_file() -> Result<()> {
+    let mut scene = Scene::new("recovers-cut")?;
+    let tree = Tree::payload()?;
+    tree.file("srv/big", &noise(8 << 20), 0o644)?;
+    scene.publish(&tree, "cut")?;
+    let config = serde_json::json!({ "version": 1, "bundle": "cut", "exec": ["/sbin/init"] });
+    scene.add_config("cut", &config)?;
+    let (blob, size) = scene.blob("cut", "./srv/big")?;
+    let blob = format!("/{blob}");
+    scene.server.rule(Rule::first(1, &blob, Fault::CutAfter(size / 2)));
+
+    let vm = expect_payload(scene.machine()?, BOUND)?;
+    vm.assert_line(&format!("payload: tree={}", tree.fingerprint()?))?;
+    let ranges: Vec<_> = scene.server.requests_for(&blob).into_iter().map(|request| request.range).collect();
+    ensure!(ranges == [None, Some(format!("bytes={}-", size / 2))], "{ranges:?}");
+    vm.assert_never("] fail:")
+}
+
+#[test]
+fn waits_out_a_server_that_stalls() -> Result<()> {
+    let scene = Scene::new("recovers-stall")?;
+    let (blob, _) = scene.blob(SMALL, "./sbin/init")?;
+    scene.server.rule(Rule::first(1, &format!("/{blob}"), Fault::Stall(Duration::from_secs(600))));
+    expect_payload(scene.machine()?, BOUND).map(drop)
+}
+
+/// Bytes that no transport can shorten: a multiplicative generator, always the same.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}

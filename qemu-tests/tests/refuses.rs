@@ -1,0 +1,181 @@
+//! What a node must refuse: each case for its own reason, with nothing run, ended by a reboot.
+//!
+//! Each test spoils one thing of a site that would boot otherwise.
+
+use anyhow::Result;
+use serde_json::json;
+use zstrap_formats::key::SecretKey;
+use zstrap_formats::name::Arch;
+use zstrap_formats::signature::{ArchField, Kind};
+use zstrap_formats::time::{DAY, Timestamp};
+use zstrap_qemu_tests::boot::expect_refusal;
+use zstrap_qemu_tests::http::{Fault, Rule};
+use zstrap_qemu_tests::site::{SMALL, Scene, now};
+
+/// Every list of the site.
+const LISTS: &str = "/bundles/*.mtree";
+
+/// Refused for its list: then no file of the bundle may even be asked for.
+fn list_refused(scene: &Scene, reason: &str) -> Result<()> {
+    let vm = expect_refusal(scene, "list", reason)?;
+    match scene.server.requests_for("/blobs/*").first() {
+        None => Ok(()),
+        Some(request) => Err(vm.failed(&format!("{} was asked for", request.path))),
+    }
+}
+
+/// A scene whose blob of `/sbin/init` arrives with a fault.
+fn scene_with_bad_blob(name: &str, fault: Fault) -> Result<Scene> {
+    let scene = Scene::new(name)?;
+    let (blob, _) = scene.blob(SMALL, "./sbin/init")?;
+    scene.server.rule(Rule::always(&format!("/{blob}"), fault));
+    Ok(scene)
+}
+
+fn days_ago(days: u64) -> Result<Timestamp> {
+    Ok(Timestamp::from_unix(now()?.unix() - days * DAY)?)
+}
+
+#[test]
+fn refuses_list_signed_by_unknown_key() -> Result<()> {
+    let scene = Scene::new("refuses-unknown-key")?;
+    let list = scene.list(SMALL)?;
+    let stranger = SecretKey::from_seed([7; 32], *b"stranger");
+    scene.sign(&list, &scene.comment(&list)?, &stranger)?;
+    list_refused(&scene, "unknown-key")
+}
+
+#[test]
+fn refuses_list_signed_by_another_key_under_the_known_id() -> Result<()> {
+    let scene = Scene::new("refuses-borrowed-id")?;
+    let list = scene.list(SMALL)?;
+    let impostor = SecretKey::from_seed([7; 32], scene.key()?.public().id().0);
+    scene.sign(&list, &scene.comment(&list)?, &impostor)?;
+    list_refused(&scene, "bad-signature")
+}
+
+#[test]
+fn refuses_list_with_a_flipped_bit() -> Result<()> {
+    let scene = Scene::new("refuses-tampered-list")?;
+    scene.server.rule(Rule::always(LISTS, Fault::FlipByte(40)));
+    list_refused(&scene, "bad-signature")
+}
+
+#[test]
+fn refuses_file_with_a_flipped_bit() -> Result<()> {
+    let scene = scene_with_bad_blob("refuses-tampered-file", Fault::FlipByte(1000))?;
+    expect_refusal(&scene, "fetch", "sha256").map(drop)
+}
+
+#[test]
+fn refuses_config_that_breaks_the_md5_pin() -> Result<()> {
+    let mut scene = Scene::new("refuses-md5-pin")?;
+    let config = scene.read(&scene.config(SMALL)?)?;
+    scene.pin_config(b"another config", &config);
+    expect_refusal(&scene, "config", "md5-pin").map(drop)
+}
+
+#[test]
+fn refuses_config_that_breaks_the_sha256_pin() -> Result<()> {
+    let mut scene = Scene::new("refuses-sha256-pin")?;
+    let path = scene.config(SMALL)?;
+    let config = scene.read(&path)?;
+    scene.pin_config(&config, b"another config");
+    // A server that hands out a well-signed config under the hash of another one.
+    let pinned = scene.identity["config"]["sha256"].as_str().unwrap_or_default();
+    let place = format!("configs/by-hash/{pinned}.json");
+    scene.write(&place, &config)?;
+    scene.write(&format!("{place}.minisig"), &scene.read(&format!("{path}.minisig"))?)?;
+    expect_refusal(&scene, "config", "sha256-pin").map(drop)
+}
+
+#[test]
+fn refuses_expired_list() -> Result<()> {
+    let scene = Scene::new("refuses-expired")?;
+    let (created, expires) = (days_ago(30)?, days_ago(1)?);
+    scene.resign(&scene.list(SMALL)?, |comment| (comment.created, comment.expires) = (created, expires))?;
+    list_refused(&scene, "expired")
+}
+
+#[test]
+fn refuses_list_without_signature() -> Result<()> {
+    let scene = Scene::new("refuses-missing-signature")?;
+    scene.delete(&format!("{}.minisig", scene.list(SMALL)?))?;
+    list_refused(&scene, "missing-signature")
+}
+
+#[test]
+fn refuses_list_with_the_signature_of_another_kind() -> Result<()> {
+    let scene = Scene::new("refuses-wrong-kind")?;
+    scene.resign(&scene.list(SMALL)?, |comment| comment.kind = Kind::Config)?;
+    list_refused(&scene, "wrong-kind")
+}
+
+#[test]
+fn refuses_list_for_another_arch() -> Result<()> {
+    let scene = Scene::new("refuses-wrong-arch")?;
+    scene.resign(&scene.list(SMALL)?, |comment| comment.arch = ArchField::One(Arch::Arm64))?;
+    list_refused(&scene, "wrong-arch")
+}
+
+#[test]
+fn refuses_list_of_another_bundle() -> Result<()> {
+    let scene = Scene::new("refuses-wrong-name")?;
+    let other = "other".parse()?;
+    scene.resign(&scene.list(SMALL)?, |comment| comment.name = other)?;
+    list_refused(&scene, "wrong-name")
+}
+
+#[test]
+fn refuses_list_with_a_path_that_climbs_out() -> Result<()> {
+    let scene = Scene::new("refuses-bad-path")?;
+    scene.rewrite_list(SMALL, |text| text.replace("./etc/motd ", "./etc/../../motd "))?;
+    list_refused(&scene, "bad-path")
+}
+
+#[test]
+fn refuses_file_longer_than_the_list_says() -> Result<()> {
+    let scene = scene_with_bad_blob("refuses-longer-file", Fault::Longer(4096))?;
+    expect_refusal(&scene, "fetch", "length").map(drop)
+}
+
+#[test]
+fn refuses_file_that_never_ends() -> Result<()> {
+    let scene = scene_with_bad_blob("refuses-endless-file", Fault::Endless)?;
+    expect_refusal(&scene, "fetch", "length").map(drop)
+}
+
+#[test]
+fn refuses_list_that_never_ends() -> Result<()> {
+    let scene = Scene::new("refuses-endless-list")?;
+    scene.server.rule(Rule::always(LISTS, Fault::Endless));
+    list_refused(&scene, "too-large")
+}
+
+#[test]
+fn refuses_web_page_instead_of_a_list() -> Result<()> {
+    let scene = Scene::new("refuses-html-list")?;
+    scene.server.rule(Rule::always(LISTS, Fault::Html));
+    list_refused(&scene, "bad-signature")
+}
+
+#[test]
+fn refuses_web_page_instead_of_a_serial() -> Result<()> {
+    let scene = Scene::new("refuses-html-latest")?;
+    scene.server.rule(Rule::always("/bundles/*/latest", Fault::Html));
+    list_refused(&scene, "not-a-serial")
+}
+
+#[test]
+fn refuses_config_that_demands_an_unknown_field() -> Result<()> {
+    let mut scene = Scene::new("refuses-must-understand")?;
+    let config = json!({
+        "version": 1,
+        "bundle": SMALL,
+        "exec": ["/sbin/init"],
+        "quantum_safe": true,
+        "must_understand": ["quantum_safe"],
+    });
+    scene.force_config("future", &config)?;
+    expect_refusal(&scene, "config", "must-understand").map(drop)
+}
