@@ -151,6 +151,7 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
     match identity.network {
         Network::Dhcp => {}
     }
+    loopback_up();
     let servers: Vec<Server> =
         identity.servers.iter().map(|url| Server::new(url, identity)).collect::<Result<_, _>>()?;
     // An earlier attempt came this far: its address and route must not shadow those of another link.
@@ -172,6 +173,14 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
         search.hurry();
     }
     if refusals.is_empty() { Err(search.why_not()) } else { Err(Error::NoServer(refusals.join("; "))) }
+}
+
+/// Programs of the bundle speak to each other on this machine; the kernel gives the address by itself.
+fn loopback_up() {
+    let result = Link::loopback_index().ok_or(io::ErrorKind::NotFound.into()).and_then(netlink::link_up);
+    if let Err(error) = result {
+        log::warn!(target: "network", "link stays down link=lo error={error}");
+    }
 }
 
 fn online(

@@ -30,6 +30,12 @@ impl Link {
         links
     }
 
+    /// The index of the loopback link.
+    #[must_use]
+    pub fn loopback_index() -> Option<u32> {
+        fs::read_to_string(Path::new(SYS_NET).join("lo/ifindex")).ok()?.trim().parse().ok()
+    }
+
     fn read(name: &str) -> Option<Self> {
         let link = Path::new(SYS_NET).join(name);
         let text = |file: &str| fs::read_to_string(link.join(file)).ok().map(|text| text.trim().to_owned());

@@ -157,8 +157,14 @@ impl Supervisor {
 
     fn start(&mut self) -> io::Result<()> {
         let (program, args) = self.plan.program.split_first().expect("a plan names a program");
-        // Spawning resets signal mask and handlers of the child; it is reaped with all others, by number.
-        let child = Command::new(program).args(args).process_group(0).spawn()?;
+        let mut command = Command::new(program);
+        command.args(args).process_group(0);
+        let unblock = || Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?);
+        // SAFETY: between fork and exec only one system call is made, which is async-signal-safe. Children inherit
+        // the mask that our signalfd needs; with it, no service would ever hear a SIGTERM.
+        unsafe { command.pre_exec(unblock) };
+        // The child is reaped with all others, by number.
+        let child = command.spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         log::info!(target: "supervise", "started program={} pid={pid}", self.name());
         self.child = Some(pid);
