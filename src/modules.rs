@@ -22,6 +22,8 @@ pub struct Modules {
     needs: HashMap<String, Vec<String>>,
     /// Module name to path.
     paths: HashMap<String, String>,
+    /// Module name to those that should be there before it.
+    before: HashMap<String, Vec<String>>,
     /// Modules that were tried, whatever came of it.
     tried: HashSet<String>,
     /// Devices whose modalias was looked up.
@@ -41,11 +43,20 @@ impl Modules {
         let folder = Path::new("/lib/modules").join(version);
         let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
         let (aliases, dependencies) = (read("modules.alias"), read("modules.dep"));
-        Self::parse(folder, &aliases, &dependencies)
+        let soft = read("modules.softdep");
+        Self::parse(folder, &aliases, &dependencies, &soft)
     }
 
-    fn parse(folder: PathBuf, aliases: &str, dependencies: &str) -> Self {
+    fn parse(folder: PathBuf, aliases: &str, dependencies: &str, soft: &str) -> Self {
         let mut modules = Self { folder, ..Self::default() };
+        for line in soft.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some("softdep"), Some(module)) = (words.next(), words.next()) {
+                // Such as the PHY driver of a network card, without which the card finds no cable.
+                let before = words.skip_while(|w| *w != "pre:").skip(1).take_while(|w| *w != "post:");
+                modules.before.insert(module_name(module), before.map(str::to_owned).collect());
+            }
+        }
         for line in dependencies.lines() {
             let Some((path, needs)) = line.split_once(':') else { continue };
             modules.paths.insert(module_name(path), path.to_owned());
@@ -83,7 +94,14 @@ impl Modules {
 
     /// Loads one module by name, if it is at hand and was not tried before. Returns how many were loaded.
     pub fn load(&mut self, module: &str) -> usize {
-        let Some(path) = self.paths.get(&module_name(module)).cloned() else { return 0 };
+        let name = module_name(module);
+        let Some(path) = self.paths.get(&name).cloned() else { return 0 };
+        // Taken out, so that two modules that wish for each other end here.
+        let before = self.before.remove(&name).unwrap_or_default();
+        before.iter().map(|module| self.load(module)).sum::<usize>() + self.load_with_needs(path)
+    }
+
+    fn load_with_needs(&mut self, path: String) -> usize {
         // kmod lists what is needed last first: dependencies of dependencies stand at the end.
         let mut order = self.needs.get(&path).cloned().unwrap_or_default();
         order.reverse();
@@ -217,7 +235,7 @@ mod tests {
         let dep =
             "kernel/net/virtio_net.ko: kernel/b.ko kernel/a.ko\nkernel/a.ko:\nkernel/b.ko: kernel/a.ko\n";
         let alias = "# comment\nalias virtio:d00000001v* virtio_net\n";
-        let modules = Modules::parse(PathBuf::from("/nowhere"), alias, dep);
+        let modules = Modules::parse(PathBuf::from("/nowhere"), alias, dep, "");
         assert_eq!(modules.matching(b"virtio:d00000001v1"), ["virtio_net"]);
         let mut order = modules.needs["kernel/net/virtio_net.ko"].clone();
         order.reverse();
@@ -225,8 +243,17 @@ mod tests {
     }
 
     #[test]
+    fn modules_that_wish_for_each_other_end() {
+        let (dep, soft) = ("a.ko:\nb.ko:\n", "softdep a pre: b post: c\nsoftdep b pre: a\n");
+        let mut modules = Modules::parse(PathBuf::from("/nowhere"), "", dep, soft);
+        assert_eq!(modules.before["a"], ["b"]);
+        modules.load("a");
+        assert_eq!(modules.tried.len(), 2);
+    }
+
+    #[test]
     fn a_kernel_without_modules_needs_none() {
-        let mut modules = Modules::parse(PathBuf::from("/nowhere"), "", "");
+        let mut modules = Modules::parse(PathBuf::from("/nowhere"), "", "", "");
         assert_eq!(modules.load_for_hardware(), 0);
         assert_eq!(modules.load("virtio_net"), 0);
     }

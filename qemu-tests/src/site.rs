@@ -76,12 +76,18 @@ impl Scene {
 
     /// A machine that boots with the identity of this scene; its settings may still be changed.
     pub fn machine(&self) -> Result<VmBuilder> {
-        let folder = self.folder.path().join("image");
-        copy_tree(&self.template.image(), &folder)?;
-        slots::stamp(&folder, self.identity.to_string().as_bytes()).context("stamping the identity")?;
+        let folder = self.image()?;
         let image = Image::read(&folder)?;
         let machine = VmBuilder::new(&self.name, &folder.join(&image.kernel), &folder.join(&image.initramfs));
         Ok(machine.append(&image.cmdline))
+    }
+
+    /// The folder of an image with the identity of this scene.
+    pub fn image(&self) -> Result<PathBuf> {
+        let folder = self.folder.path().join("image");
+        copy_tree(&self.template.image(), &folder)?;
+        slots::stamp(&folder, self.identity.to_string().as_bytes()).context("stamping the identity")?;
+        Ok(folder)
     }
 
     /// Publishes a tree as a bundle for amd64.

@@ -258,13 +258,8 @@ fn store_blobs(
     items: &[Item],
     before: &HashMap<Vec<u8>, ContentDigest>,
 ) -> anyhow::Result<HashMap<Vec<u8>, ContentDigest>> {
-    let progress = Progress::bytes("storing", total_size(items));
-    let mut stored = digests_of(items, |item, stamp| {
-        let known = before.get(&item.path).filter(|digest| digest.size == stamp.size);
-        let stored = store(writer, item, stamp, known);
-        progress.add(stamp.size);
-        stored
-    })?;
+    let store = Store { writer, before, progress: Progress::bytes("storing", total_size(items)) };
+    let mut stored = digests_of(items, |item, stamp| store.file(item, stamp))?;
     // One sync for all, before the first of them gets its name.
     writer.sync()?;
     writer.make_folder("blobs/sha256")?;
@@ -274,50 +269,68 @@ fn store_blobs(
         }
     }
     writer.sync_folder("blobs/sha256")?;
-    progress.finish();
+    store.progress.finish();
     Ok(stored.into_iter().map(|(path, (digest, _))| (path, digest)).collect())
 }
 
-/// Reads one file; if the site lacks it, its bytes stand in a half-made file afterwards. What is written is
-/// the very buffer that was hashed.
-fn store(
-    writer: &Writer,
-    item: &Item,
-    stamp: &Stamp,
-    known: Option<&ContentDigest>,
-) -> anyhow::Result<(ContentDigest, Option<TempPath>)> {
-    if stamp.size <= MAX_SMALL {
-        return store_small(writer, item, stamp);
-    }
-    // A large file that looks as it did is hashed before anything is written; it nearly always is the same.
-    if known.is_some_and(|digest| is_stored(writer.site(), digest)) {
-        let digest = tree::digest(&item.place, stamp, |_| Ok(()))?;
-        if is_stored(writer.site(), &digest) {
-            return Ok((digest, None));
-        }
-    }
-    let mut half = writer.begin()?;
-    let digest = tree::digest(&item.place, stamp, |piece| half.write_all(piece).context("writing a blob"))?;
-    let half = (!is_stored(writer.site(), &digest)).then(|| half.into_temp_path());
-    Ok((digest, half))
+/// What a file's content is and, if the site lacks it, where its bytes stand half-made.
+type Stored = (ContentDigest, Option<TempPath>);
+
+/// Reads files into half-made blobs. What is written is the very buffer that was hashed.
+struct Store<'a> {
+    writer: &'a Writer,
+    /// What the files were when they were last published.
+    before: &'a HashMap<Vec<u8>, ContentDigest>,
+    progress: Progress,
 }
 
-fn store_small(
-    writer: &Writer,
-    item: &Item,
-    stamp: &Stamp,
-) -> anyhow::Result<(ContentDigest, Option<TempPath>)> {
-    let mut content = Vec::with_capacity(usize::try_from(stamp.size)?);
-    let digest = tree::digest(&item.place, stamp, |piece| {
-        content.extend_from_slice(piece);
-        Ok(())
-    })?;
-    if is_stored(writer.site(), &digest) {
-        return Ok((digest, None));
+impl Store<'_> {
+    fn file(&self, item: &Item, stamp: &Stamp) -> anyhow::Result<Stored> {
+        if stamp.size <= MAX_SMALL { self.small(item, stamp) } else { self.large(item, stamp) }
     }
-    let mut half = writer.begin()?;
-    half.write_all(&content).context("writing a blob")?;
-    Ok((digest, Some(half.into_temp_path())))
+
+    fn small(&self, item: &Item, stamp: &Stamp) -> anyhow::Result<Stored> {
+        let mut content = Vec::with_capacity(usize::try_from(stamp.size)?);
+        let digest = tree::digest(&item.place, stamp, |piece| {
+            content.extend_from_slice(piece);
+            Ok(())
+        })?;
+        self.progress.add(stamp.size);
+        if self.has(&digest) {
+            return Ok((digest, None));
+        }
+        let mut half = self.writer.begin()?;
+        half.write_all(&content).context("writing a blob")?;
+        Ok((digest, Some(half.into_temp_path())))
+    }
+
+    /// A large file that looks as it did is hashed before anything is written: it nearly always is the same.
+    fn large(&self, item: &Item, stamp: &Stamp) -> anyhow::Result<Stored> {
+        let known = self.before.get(&item.path).filter(|digest| digest.size == stamp.size);
+        if known.is_some_and(|digest| self.has(digest)) {
+            let digest = tree::digest(&item.place, stamp, |piece| self.count(piece))?;
+            if self.has(&digest) {
+                return Ok((digest, None));
+            }
+        }
+        let mut half = self.writer.begin()?;
+        let digest = tree::digest(&item.place, stamp, |piece| {
+            self.count(piece)?;
+            half.write_all(piece).context("writing a blob")
+        })?;
+        let half = (!self.has(&digest)).then(|| half.into_temp_path());
+        Ok((digest, half))
+    }
+
+    /// Never fails; its type is that of what takes pieces.
+    fn count(&self, piece: &[u8]) -> anyhow::Result<()> {
+        self.progress.add(piece.len() as u64);
+        Ok(())
+    }
+
+    fn has(&self, digest: &ContentDigest) -> bool {
+        is_stored(self.writer.site(), digest)
+    }
 }
 
 fn is_stored(site: &Site, digest: &ContentDigest) -> bool {

@@ -1,0 +1,46 @@
+//! `make bench`: figures of this machine, each beside the figure of a peer and the budget it is held to.
+//!
+//! In: the artefacts of `make build`, busybox of the demo's tree, QEMU, coreutils. Out: tables on standard
+//! output, talk on standard error. Failure: whatever keeps a figure from being measured ends the run with exit
+//! code 1; a budget that is exceeded does not, it is printed: a benchmark is no test.
+
+mod boot;
+mod download;
+mod peer;
+mod publish;
+mod report;
+mod sizes;
+mod stages;
+mod stamps;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use report::Report;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut report = Report::default();
+    let mut setup = boot::Setup::make()?;
+    sizes::measure(&setup, &mut report)?;
+    publish::measure(&mut report)?;
+    boot::measure(&setup, &mut report)?;
+    download::measure(&mut setup, &mut report)?;
+    print!("{report}");
+    Ok(())
+}
+
+/// Talk: what is being measured now.
+fn say(what: &str) {
+    eprintln!("bench: {what}");
+}
