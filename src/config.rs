@@ -133,6 +133,7 @@ pub fn obtain(
     if config.root.size > 0 {
         return Err(Error::Unsupported("a root on disk (root.size)"));
     }
+    check_demands(&config)?;
     mention(&config);
     let (name, serial, after) =
         (&identity.config.name, signed.comment.serial, started.elapsed().as_secs_f64());
@@ -177,20 +178,34 @@ fn chosen_bundle(config: &Config, cmdline: &Cmdline) -> Result<Name, Error> {
     })
 }
 
+/// Fields that are checked, but that this version does not act on.
+const NOT_ACTED_ON: [&str; 7] =
+    ["registrars", "mycelium", "debug", "on_failure", "watchdog", "report", "root.disk"];
+
+/// A field that must be understood must also be acted on: to know its name is not enough.
+fn check_demands(config: &Config) -> Result<(), Error> {
+    let below = |demand: &str, field: &str| demand == field || demand.starts_with(&format!("{field}."));
+    let idle = |demand: &&String| NOT_ACTED_ON.iter().any(|field| below(demand, field));
+    let demands: Vec<&str> = config.must_understand.iter().filter(idle).map(String::as_str).collect();
+    if demands.is_empty() { Ok(()) } else { Err(ConfigError::MustUnderstand(demands.join(", ")).into()) }
+}
+
 /// Says what stands in the config and is not acted on: an admin must not wait for what will not come.
 fn mention(config: &Config) {
     if !config.unknown_fields.is_empty() {
         log::warn!(target: "config", "ignored fields={}", config.unknown_fields.join(","));
     }
-    let not_yet = [
-        ("registrars", !config.registrars.is_empty()),
-        ("mycelium", !config.mycelium.peers.is_empty() || !config.mycelium.listen.is_empty()),
-        ("debug", config.debug.is_some()),
-        ("on_failure", config.on_failure != config::OnFailure::default()),
-        ("watchdog", config.watchdog.is_some()),
-        ("report", config.report.is_some()),
-    ];
-    for (field, _) in not_yet.iter().filter(|(_, set)| *set) {
+    let set = |field: &str| match field {
+        "registrars" => !config.registrars.is_empty(),
+        "mycelium" => !config.mycelium.peers.is_empty() || !config.mycelium.listen.is_empty(),
+        "debug" => config.debug.is_some(),
+        "on_failure" => config.on_failure != config::OnFailure::default(),
+        "watchdog" => config.watchdog.is_some(),
+        "report" => config.report.is_some(),
+        // A disk is only named with a size, and that is refused.
+        _ => false,
+    };
+    for field in NOT_ACTED_ON.into_iter().filter(|field| set(field)) {
         log::warn!(target: "config", "not acted on by this version field={field}");
     }
 }
@@ -242,6 +257,10 @@ mod tests {
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(reason(&site, &identity, ""), "unsupported");
         let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"x":1,"must_understand":["x"]}"#;
+        let (site, identity) = fake::site_with_config(json);
+        assert_eq!(reason(&site, &identity, ""), "must-understand");
+        let json =
+            r#"{"version":1,"bundle":"demo","exec":["/init"],"must_understand":["exec","debug.allow"]}"#;
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(reason(&site, &identity, ""), "must-understand");
     }

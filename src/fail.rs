@@ -107,7 +107,7 @@ impl Failure {
 }
 
 /// An error and its causes in one line. Messages do not contain their causes, so each is said once.
-struct Chain<'a>(&'a dyn Error);
+pub struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,7 +15,7 @@ use zstrap_formats::digest::{ContentDigest, ContentHasher};
 use zstrap_formats::list::{Entry, EntryKind};
 use zstrap_formats::site;
 
-use crate::fail::{Refusal, random};
+use crate::fail::{Chain, Refusal, random};
 use crate::http::{Body, From, HttpError, Source};
 use crate::list::VerifiedList;
 use crate::retry::Retry;
@@ -302,8 +302,9 @@ impl Download<'_> {
                 Err(Broken::Retry(error)) => error,
             };
             let Some(pause) = TRIES.pause_after(tried, random()) else { return Err(error) };
-            let (path, have) = (self.entry.display_path(), self.hasher.size());
-            log::warn!(target: "fetch", "interrupted path={path} have={have} pause={:.1}s", pause.as_secs_f64());
+            let (path, have, seconds) = (self.entry.display_path(), self.hasher.size(), pause.as_secs_f64());
+            let why = Chain(&error);
+            log::warn!(target: "fetch", "interrupted path={path} have={have} pause={seconds:.1}s why={why}");
             thread::sleep(pause);
             if self.job.stop.load(Ordering::Relaxed) {
                 return Err(error);

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use zstrap_formats::cmdline::Cmdline;
-use zstrap_formats::identity::{Identity, IdentityError};
+use zstrap_formats::identity::{Clock, Identity, IdentityError};
 use zstrap_formats::name::{Label, NameError};
 use zstrap_formats::slot::{self, SlotError};
 
@@ -73,6 +73,9 @@ pub fn load(cmdline: &Cmdline) -> Result<Identity, Error> {
         identity.farmer_id,
         identity.farming_pool_id,
     );
+    if identity.clock == Clock::Network {
+        log::warn!(target: "identity", "not acted on by this version field=clock");
+    }
     Ok(identity)
 }
 

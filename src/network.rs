@@ -18,7 +18,7 @@ use zstrap_formats::network::Network;
 use zstrap_formats::site;
 
 use crate::early::Machine;
-use crate::fail::{Refusal, random};
+use crate::fail::{Chain, Refusal, random};
 use crate::http::{HttpError, Server, ServerError, Source};
 use crate::modules::Modules;
 use crate::net::dhcp::{CLIENT_PORT, Client, Lease, SERVER_PORT};
@@ -32,6 +32,10 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 /// How often to look for new links and carriers when the kernel sends no news.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// When to say for the first time what is waited for, and how often after that.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+const NEXT_WORD: Duration = Duration::from_secs(15);
 
 /// Where programs of the bundle find what DHCP said.
 pub const RESOLV_CONF: &str = "/run/zstrap/resolv.conf";
@@ -221,21 +225,14 @@ fn probe(server: &dyn Source, identity: &Identity) -> Result<(), String> {
         return match server.get(&path, zstrap_formats::signature::MAX_SIGNATURE as u64) {
             // Not to have it is an answer of a site, too: the config stage says what is missing.
             Ok(_) | Err(HttpError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(with_cause(&error)),
+            Err(error) => Err(Chain(&error).to_string()),
         };
     }
     let path = site::config_latest(&identity.config.name);
     match server.get(&path, site::MAX_LATEST as u64) {
         Ok(bytes) if site::parse_latest(&bytes).is_some() => Ok(()),
         Ok(_) => Err(format!("{}/{path}: not a serial number", server.name())),
-        Err(error) => Err(with_cause(&error)),
-    }
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+        Err(error) => Err(Chain(&error).to_string()),
     }
 }
 
@@ -320,6 +317,8 @@ struct Search<'a> {
     news: OwnedFd,
     started: Instant,
     deadline: Duration,
+    /// When to say next what is waited for.
+    next_word: Duration,
     links: BTreeMap<u32, State>,
 }
 
@@ -343,7 +342,8 @@ impl<'a> Search<'a> {
     fn begin(modules: &'a mut Modules) -> Result<Self, Error> {
         let failed = |source| Error::System { what: "opening rtnetlink".to_owned(), source };
         let news = netlink::open_link_news().map_err(failed)?;
-        Ok(Self { modules, news, started: Instant::now(), deadline: DEADLINE, links: BTreeMap::new() })
+        let (started, links) = (Instant::now(), BTreeMap::new());
+        Ok(Self { modules, news, started, deadline: DEADLINE, next_word: FIRST_WORD, links })
     }
 
     /// The next lease of any link; none after the deadline, or when every link has given one.
@@ -357,6 +357,7 @@ impl<'a> Search<'a> {
             self.asking().for_each(|asking| asking.send(now));
             self.wait()?;
             let now = self.started.elapsed();
+            self.say_what_is_missing(now);
             let leased = self.asking().find_map(|asking| Some((asking.link.clone(), asking.receive(now)?)));
             if let Some((link, lease)) = leased {
                 self.links.insert(link.index, State::Leased);
@@ -369,6 +370,17 @@ impl<'a> Search<'a> {
     /// A lease led nowhere: the others get a little longer, not the whole time.
     fn hurry(&mut self) {
         self.deadline = self.deadline.min(self.started.elapsed() + AFTER_REFUSAL);
+    }
+
+    /// A wait is never silent: somebody may stand before the screen.
+    fn say_what_is_missing(&mut self, now: Duration) {
+        if now < self.next_word {
+            return;
+        }
+        self.next_word = now + NEXT_WORD;
+        let missing = self.why_not();
+        let left = self.deadline.saturating_sub(now).as_secs();
+        log::info!(target: "network", "waiting at-most={left}s longer: {missing}");
     }
 
     fn asking(&mut self) -> impl Iterator<Item = &mut Asking> {
