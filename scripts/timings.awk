@@ -5,6 +5,10 @@
 #          since the stage before, and what it said.
 # Failure: exits 1 when there is no such line.
 
+BEGIN {
+    WIDTH = 64
+}
+
 # A line may stand there twice, once from the console and once from the kernel log.
 match($0, /\[ *[0-9]+\.[0-9]+\] (early|identity|network|config|list|root|fetch|handoff): /) {
     line = substr($0, RSTART)
@@ -20,7 +24,7 @@ match($0, /\[ *[0-9]+\.[0-9]+\] (early|identity|network|config|list|root|fetch|h
         seen[stage] = 1
     }
     when[stage] = at
-    what[stage] = text
+    what[stage] = length(text) <= WIDTH ? text : substr(text, 1, WIDTH - 3) "..."
 }
 
 END {

@@ -122,7 +122,7 @@ kill -9 $(busybox pidof zinit-server)
 }
 
 #[test]
-fn reboots_when_the_program_never_stays_up() -> Result<()> {
+fn gives_up_and_reboots_when_the_program_never_stays_up() -> Result<()> {
     let mut scene = scene("supervise-gives-up", &[])?;
     let config = json!({ "version": 1, "bundle": "supervised", "exec": ["/bin/false"], "supervise": true });
     scene.add_config("hopeless", &config)?;

@@ -6,13 +6,14 @@
 //! whole.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use tempfile::TempPath;
-use zstrap_formats::digest::ContentDigest;
+use zstrap_formats::digest::{ContentDigest, ContentHasher};
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::{Arch, Name};
 use zstrap_formats::signature::{ArchField, Kind, TrustedComment};
@@ -307,7 +308,7 @@ impl Store<'_> {
     /// A large file that looks as it did is hashed before anything is written: it nearly always is the same.
     fn large(&self, item: &Item, stamp: &Stamp) -> anyhow::Result<Stored> {
         let known = self.before.get(&item.path).filter(|digest| digest.size == stamp.size);
-        if known.is_some_and(|digest| self.has(digest)) {
+        if known.is_some_and(|digest| self.looks_stored(digest)) {
             let digest = tree::digest(&item.place, stamp, |piece| self.count(piece))?;
             if self.has(&digest) {
                 return Ok((digest, None));
@@ -328,14 +329,38 @@ impl Store<'_> {
         Ok(())
     }
 
+    /// Whether the site has this content, whole: a blob that was damaged since is written anew. That is what the
+    /// node advises when it refuses one, so its hash is looked at, not only its size.
     fn has(&self, digest: &ContentDigest) -> bool {
-        is_stored(self.writer.site(), digest)
+        if !self.looks_stored(digest) {
+            return false;
+        }
+        let whole = content_of(&self.place_of(digest)).is_ok_and(|found| found == *digest);
+        if !whole {
+            log::warn!("blob {} is damaged; it is written anew", digest.sha256);
+        }
+        whole
+    }
+
+    fn looks_stored(&self, digest: &ContentDigest) -> bool {
+        let meta = self.place_of(digest).symlink_metadata();
+        meta.is_ok_and(|meta| meta.is_file() && meta.len() == digest.size)
+    }
+
+    fn place_of(&self, digest: &ContentDigest) -> PathBuf {
+        self.writer.site().place(&site::blob(&digest.sha256))
     }
 }
 
-fn is_stored(site: &Site, digest: &ContentDigest) -> bool {
-    let meta = site.place(&site::blob(&digest.sha256)).symlink_metadata();
-    meta.is_ok_and(|meta| meta.is_file() && meta.len() == digest.size)
+fn content_of(file: &Path) -> io::Result<ContentDigest> {
+    let (mut file, mut hasher) = (File::open(file)?, ContentHasher::new());
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
 }
 
 /// The list of these items, which nodes have been asked whether they would read it.

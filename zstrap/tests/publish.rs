@@ -129,6 +129,22 @@ fn a_blob_cut_short_is_written_again() {
 }
 
 #[test]
+fn a_damaged_blob_of_the_right_size_is_written_again() {
+    let work = Work::new();
+    work.write("tree/small", "content");
+    work.write("tree/large", &vec![1; 3 << 20]);
+    done(work.publish(&[]));
+    for blob in std::fs::read_dir(work.path("site/blobs/sha256")).unwrap() {
+        let blob = blob.unwrap().path();
+        let mut bytes = std::fs::read(&blob).unwrap();
+        bytes[3] ^= 1;
+        std::fs::write(&blob, bytes).unwrap();
+    }
+    done(work.publish(&[]));
+    whole_bundle(&work, &work.path("site"));
+}
+
+#[test]
 fn a_large_file_that_changed_within_its_size_is_stored_anew() {
     let work = Work::new();
     let mut content = vec![1; 3 << 20];
