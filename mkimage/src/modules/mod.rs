@@ -71,7 +71,7 @@ pub fn select(folder: &Path, patterns: &Patterns) -> anyhow::Result<ModuleSet> {
 fn named(index: &Index, patterns: &Patterns, folder: &Path) -> anyhow::Result<Vec<String>> {
     let found = patterns.select(index.names());
     if !found.without_match.is_empty() {
-        log::info!("modules: not in this kernel as modules: {}", found.without_match.join(" "));
+        log::debug!("modules: not in this kernel as modules: {}", found.without_match.join(" "));
     }
     ensure!(
         !found.names.is_empty(),
