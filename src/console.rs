@@ -5,10 +5,10 @@
 //! far end has stopped must not stop the boot.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -60,16 +60,25 @@ struct Consoles {
 }
 
 struct Outputs {
-    consoles: Vec<File>,
+    consoles: Vec<Console>,
     kernel: Option<File>,
+}
+
+/// A console and where it was opened: when a shell on it ends, the kernel hangs up all who had it open.
+struct Console {
+    path: PathBuf,
+    file: File,
 }
 
 fn open_all() -> Outputs {
     let names = fs::read_to_string(ACTIVE).unwrap_or_default();
-    let mut consoles: Vec<File> =
-        names.split_whitespace().filter_map(|name| open(&Path::new("/dev").join(name))).collect();
+    let console = |name: &str| {
+        let path = Path::new("/dev").join(name);
+        Some(Console { file: open(&path)?, path })
+    };
+    let mut consoles: Vec<Console> = names.split_whitespace().filter_map(console).collect();
     if consoles.is_empty() {
-        consoles.extend(open(Path::new("/dev/console")));
+        consoles.extend(console("console"));
     }
     Outputs { consoles, kernel: open(Path::new(KERNEL_LOG)) }
 }
@@ -94,7 +103,7 @@ impl Log for Consoles {
         let Ok(mut outputs) = self.outputs.lock() else { return };
         let line = format!("[{:8.3}] {text}\r\n", since_boot().as_secs_f64());
         for console in &mut outputs.consoles {
-            write_patiently(console, line.as_bytes());
+            console.write(line.as_bytes());
         }
         if let Some(kernel) = &mut outputs.kernel {
             // As debug messages of a user program: the kernel must not print them on the consoles again.
@@ -115,21 +124,35 @@ fn one_line(text: &str) -> String {
     }
 }
 
-fn write_patiently(console: &mut File, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        match console.write(bytes) {
-            Ok(0) => return,
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let mut fds = [PollFd::from_borrowed_fd(console.as_fd(), PollFlags::OUT)];
-                if !matches!(poll(&mut fds, Some(&PATIENCE)), Ok(1..)) {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+impl Console {
+    fn write(&mut self, bytes: &[u8]) {
+        if write_patiently(&mut self.file, bytes).is_err()
+            && let Some(file) = open(&self.path)
+        {
+            self.file = file;
+            // A second failure is that of a console which is gone; the others have the line.
+            let _ = write_patiently(&mut self.file, bytes);
         }
     }
+}
+
+/// Writes, waiting for a slow console as long as [`PATIENCE`] allows; a console that does not move loses the line.
+fn write_patiently(console: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match console.write(bytes) {
+            Ok(0) => return Ok(()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::from_borrowed_fd(console.as_fd(), PollFlags::OUT)];
+                if !matches!(poll(&mut fds, Some(&PATIENCE)), Ok(1..)) {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -259,8 +259,9 @@ impl Supervisor {
             if !self.reap() {
                 return;
             }
-            // -1: every process but us.
+            // -1: every process but us. Shells at a terminal ignore SIGTERM, and end at SIGHUP.
             signal_to(-1, signal);
+            signal_to(-1, Signal::SIGHUP);
             let deadline = Instant::now() + patience;
             while self.reap() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(20));
