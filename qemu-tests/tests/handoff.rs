@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use zstrap_qemu_tests::artefacts::artefact;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
-use zstrap_qemu_tests::site::{FARMER, POOL, SMALL, Scene, Tree};
-use zstrap_qemu_tests::vm::Vm;
+use zstrap_qemu_tests::site::{FARMER, IMPATIENT, POOL, SMALL, Scene, Tree};
+use zstrap_qemu_tests::vm::{Reason, Vm};
 
 /// The values that the payload reported for `key`, in their order.
 fn facts(vm: &Vm, key: &str) -> Vec<String> {
@@ -132,7 +133,7 @@ fn check_memory(vm: &Vm) -> Result<()> {
     let files = fact(vm, "tree")?;
     let bytes =
         files.split(' ').find_map(|word| word.strip_prefix("bytes=")).context("no bytes in the tree")?;
-    let node = std::fs::metadata(zstrap_qemu_tests::artefacts::artefact("bin/zstrap-init-amd64")?)?.len();
+    let node = std::fs::metadata(artefact("bin/zstrap-init-amd64")?)?.len();
     let expected = (bytes.parse::<u64>()? + node) / 1024;
     let found: u64 = fact(vm, "Shmem")?.parse()?;
     let room = 512;
@@ -158,8 +159,8 @@ fn check_node_program(vm: &Vm) -> Result<()> {
 fn ends_the_boot_when_the_program_is_not_there() -> Result<()> {
     let mut scene = Scene::new("handoff-no-program")?;
     scene.add_config("wrong", &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/nothing"] }))?;
-    let mut vm = scene.machine()?.append(zstrap_qemu_tests::site::IMPATIENT).start()?;
-    vm.expect_exit(&zstrap_qemu_tests::vm::Reason::Reset, BOUND)?;
+    let mut vm = scene.machine()?.append(IMPATIENT).start()?;
+    vm.expect_exit(&Reason::Reset, BOUND)?;
     vm.assert_line("] fail: stage=handoff reason=exec")?;
     vm.assert_line("/sbin/nothing")?;
     vm.assert_line("] fail: rebooting in 1s").map(drop)
