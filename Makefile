@@ -28,11 +28,13 @@ build: ## All programs, the kernel and the demo's tree, into out/
 
 ##@ Check
 # The steps run one after the other whatever -j says: they share cargo's lock and the processor.
-TEST_STEPS := fmt shell clippy deny doc build unit fuzz-smoke qemu
+TEST_STEPS := fmt shell clippy arm64 deny doc build unit fuzz-smoke qemu
 
 .PHONY: test
 test: setup-test ## Everything a change has to pass: each step below, in this order
-	@for step in $(TEST_STEPS); do printf '\n== %s\n' "$$step"; $(MAKE) -j1 "$$step"; done
+	@for step in $(TEST_STEPS); do \
+	  printf '\n== %s\n' "$$step"; SECONDS=0; $(MAKE) -j1 "$$step"; printf '== %s took %s s\n' "$$step" "$$SECONDS" >&2; \
+	done
 
 .PHONY: fmt
 fmt: ## Formatting
@@ -48,6 +50,10 @@ shell: ## Shell scripts: shellcheck, and syntax of what runs in the demo's machi
 clippy: ## Lints, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
 
+.PHONY: arm64
+arm64: ## The init compiles for arm64 as well
+	cargo check --profile init --target aarch64-unknown-linux-musl -p zstrap-init
+
 .PHONY: deny
 deny: ## Licences, duplicates and sources of dependencies
 	cargo deny --workspace --all-features check bans licenses sources
@@ -57,7 +63,7 @@ doc: ## Documentation, warnings are errors
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 
 .PHONY: unit
-unit: ## Unit tests, and our formats against mtree, bsdtar, minisign and cpio
+unit: kernel ## Unit tests, and our formats against mtree, bsdtar, minisign and cpio
 	cargo test --workspace --exclude zstrap-qemu-tests
 
 .PHONY: fuzz-smoke
@@ -65,8 +71,8 @@ fuzz-smoke: ## Each fuzz target for 10 seconds (FUZZ_SECONDS)
 	scripts/fuzz-smoke
 
 .PHONY: qemu
-qemu: ## Whole machines: boots, refuses, recovers (after `make build`)
-	cargo test -p zstrap-qemu-tests -- --test-threads=2
+qemu: build ## Whole machines: boots, refuses, recovers
+	cargo test -p zstrap-qemu-tests --lib --bins --tests -- --test-threads=2
 
 .PHONY: bench
 bench: build ## Figures: boot against a busybox script, sizes, publish against sha256sum and md5sum

@@ -6,6 +6,10 @@
 # Failure: `die` ends the calling script with status 1 and one line that names what is wrong.
 # shellcheck shell=bash
 
+# Programs whose words are read here must speak one language.
+export LC_ALL=C.UTF-8
+unset LANGUAGE
+
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${ZSTRAP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/zstrap}
 # Scripts source this file for these two; shellcheck can't see that from here.

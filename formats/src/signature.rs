@@ -285,8 +285,9 @@ impl Keyring {
         &self.keys
     }
 
-    /// The text of the trusted comment, once enough distinct keys have signed `data` and the same comment.
-    /// A signature that does not hold refuses the whole, whatever the others say.
+    /// The text of the trusted comment, once enough distinct keys have signed `data` and the same comment. A
+    /// signature that does not hold refuses the whole, whatever the others say; signers of another comment are
+    /// only not counted, as those of an earlier round may still be there.
     ///
     /// # Errors
     /// [`SignatureError`]: unknown key, bytes or comment that do not match, legacy format, too few signers.
@@ -296,20 +297,17 @@ impl Keyring {
         signatures: &[Signature],
         accept: Accept,
     ) -> Result<String, SignatureError> {
-        let mut signers: Vec<&PublicKey> = Vec::new();
+        let mut verified: Vec<(&PublicKey, &Signature)> = Vec::new();
         for signature in signatures {
-            let key = self.verify_one(data, signature, accept)?;
-            let first = &signatures[0];
-            if signature.trusted_comment != first.trusted_comment {
-                return Err(SignatureError::CommentsDiffer(first.key_id, signature.key_id));
-            }
-            if !signers.iter().any(|other| other.raw() == key.raw()) {
-                signers.push(key);
-            }
+            verified.push((self.verify_one(data, signature, accept)?, signature));
         }
-        match signatures.first() {
-            Some(first) if signers.len() >= self.threshold => Ok(first.trusted_comment.clone()),
-            _ => Err(SignatureError::Threshold { found: signers.len(), threshold: self.threshold }),
+        let counts = verified.iter().map(|(_, signature)| {
+            let comment = &signature.trusted_comment;
+            (distinct_signers(&verified, comment), comment)
+        });
+        match counts.max_by_key(|(count, _)| *count) {
+            Some((count, comment)) if count >= self.threshold => Ok(comment.clone()),
+            most => Err(too_few(most.map_or(0, |(count, _)| count), &verified, self.threshold)),
         }
     }
 
@@ -337,6 +335,25 @@ impl Keyring {
     fn unknown(&self, found: KeyId) -> SignatureError {
         let expected = self.keys.iter().map(|key| key.id().to_string()).collect::<Vec<_>>().join(" ");
         SignatureError::UnknownKey { found, expected }
+    }
+}
+
+/// How many different keys have signed this comment.
+fn distinct_signers(verified: &[(&PublicKey, &Signature)], comment: &str) -> usize {
+    let mut keys: Vec<&[u8; 32]> =
+        verified.iter().filter(|(_, s)| s.trusted_comment == comment).map(|(key, _)| key.raw()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.len()
+}
+
+/// Enough signers in all, but of different comments, is another mistake than too few.
+fn too_few(found: usize, verified: &[(&PublicKey, &Signature)], threshold: usize) -> SignatureError {
+    let first = verified.first().map(|(_, signature)| *signature);
+    let other = verified.iter().find(|(_, s)| first.is_some_and(|f| f.trusted_comment != s.trusted_comment));
+    match (first, other) {
+        (Some(first), Some((_, other))) => SignatureError::CommentsDiffer(first.key_id, other.key_id),
+        _ => SignatureError::Threshold { found, threshold },
     }
 }
 
@@ -581,6 +598,9 @@ mod tests {
         let error = verify(&two, b"x", &[a.clone(), a.clone()]).unwrap_err();
         assert_eq!(error, SignatureError::Threshold { found: 1, threshold: 2 });
         let other = key(2).sign(b"x", &COMMENT.replace("2026-02", "2027-02"));
+        // Left over from an earlier round of signing: it does not count, and does not harm.
+        let third = key(3).sign(b"x", COMMENT);
+        assert_eq!(verify(&two, b"x", &[other.clone(), a.clone(), third]).unwrap(), COMMENT);
         let error = verify(&two, b"x", &[a, other]).unwrap_err();
         assert!(matches!(error, SignatureError::CommentsDiffer(..)), "{error}");
         assert_eq!(

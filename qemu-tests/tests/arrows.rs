@@ -22,7 +22,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
 fn arrows() -> BTreeMap<String, Vec<String>> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let args = ["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path", manifest];
-    let output = Command::new(env!("CARGO")).args(args).output().expect("cargo runs this test, so it is there");
+    let output =
+        Command::new(env!("CARGO")).args(args).output().expect("cargo runs this test, so it is there");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
