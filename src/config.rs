@@ -12,8 +12,8 @@ use zstrap_formats::identity::{Identity, Pin};
 use zstrap_formats::name::Name;
 use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
-use zstrap_formats::time::Timestamp;
 
+use crate::early::Now;
 use crate::fail::Refusal;
 use crate::http::Source;
 use crate::signed::{self, Request, Signed};
@@ -121,7 +121,7 @@ pub fn obtain(
     source: &dyn Source,
     identity: &Identity,
     cmdline: &Cmdline,
-    now: Timestamp,
+    now: Now,
 ) -> Result<NodeConfig, Error> {
     let started = Instant::now();
     let signed = match &identity.config.pin {
@@ -141,13 +141,13 @@ pub fn obtain(
     Ok(NodeConfig { config, bundle, serial })
 }
 
-fn request<'a>(identity: &'a Identity, path: String, now: Timestamp) -> Request<'a> {
+fn request<'a>(identity: &'a Identity, path: String, now: Now) -> Request<'a> {
     let subject = Subject { kind: Kind::Config, name: &identity.config.name, arch: ArchField::Any };
     Request { path, limit: config::MAX_CONFIG, subject, now }
 }
 
 /// The very bytes that the image pins. Their signature counts as well: a pin narrows trust, it gives none.
-fn pinned(source: &dyn Source, identity: &Identity, pin: &Pin, now: Timestamp) -> Result<Signed, Error> {
+fn pinned(source: &dyn Source, identity: &Identity, pin: &Pin, now: Now) -> Result<Signed, Error> {
     let request = request(identity, site::config_by_hash(&pin.sha256), now);
     let bytes = request.bytes_unverified(source)?;
     let (sha256, md5) = (digest::sha256(&bytes), digest::md5(&bytes));
@@ -160,7 +160,7 @@ fn pinned(source: &dyn Source, identity: &Identity, pin: &Pin, now: Timestamp) -
     Ok(request.verify(source, identity, bytes)?)
 }
 
-fn newest(source: &dyn Source, identity: &Identity, now: Timestamp) -> Result<Signed, Error> {
+fn newest(source: &dyn Source, identity: &Identity, now: Now) -> Result<Signed, Error> {
     let name = &identity.config.name;
     let serial = signed::latest(source, &site::config_latest(name))?;
     let request = request(identity, site::config(name, serial), now);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
@@ -107,8 +107,7 @@ impl Log for Consoles {
         }
         if let Some(kernel) = &mut outputs.kernel {
             // As debug messages of a user program: the kernel must not print them on the consoles again.
-            let priority = if record.level() == Level::Error { 14 } else { 15 };
-            let _ = kernel.write_all(format!("<{priority}>zstrap: {text}\n").as_bytes());
+            let _ = kernel.write_all(format!("<15>zstrap: {text}\n").as_bytes());
         }
     }
 

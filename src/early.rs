@@ -32,6 +32,9 @@ const MOUNTS: [Mount<'static>; 4] = [
     },
 ];
 
+/// Seconds after which a kernel that has panicked reboots; 0 is never.
+const KERNEL_PANIC: &str = "/proc/sys/kernel/panic";
+
 /// What is known of the machine before anything was asked of it.
 pub struct Machine {
     /// The kernel command line.
@@ -42,15 +45,18 @@ pub struct Machine {
     pub modules: Modules,
     /// When the init began.
     pub started: Instant,
+    /// Whether the hardware clock can be believed: not when it stood before the image was built.
+    pub clock_is_known: bool,
     /// The link and lease that an attempt has used.
     pub connected: Option<(Link, Lease)>,
 }
 
 impl Machine {
-    /// The log level of the kernel command line.
+    /// The log level of the kernel command line, which is what a person at the machine can reach; else this one.
     #[must_use]
-    pub fn log_level(&self) -> Option<LogLevel> {
-        self.cmdline.value("zstrap.log").and_then(|text| text.parse().ok())
+    pub fn log_level_of(&self, otherwise: Option<LogLevel>) -> LogLevel {
+        let asked = self.cmdline.value("zstrap.log").and_then(|text| text.parse().ok());
+        asked.or(otherwise).unwrap_or(LogLevel::Normal)
     }
 }
 
@@ -62,17 +68,27 @@ pub fn prepare(system: &dyn System) -> Machine {
     set_panic_hook();
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut machine =
-        Machine { modules: Modules::of_kernel(&kernel), cmdline, kernel, started, connected: None };
-    console::start(machine.log_level().unwrap_or(LogLevel::Normal));
+    let modules = Modules::of_kernel(&kernel);
+    let mut machine = Machine { modules, cmdline, kernel, started, connected: None, clock_is_known: true };
+    console::start(machine.log_level_of(None));
     failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
     // Ctrl-Alt-Del at once, as long as nobody is there whom it could interrupt.
     if let Err(error) = rustix::system::reboot(RebootCommand::CadOn) {
         log::debug!(target: "early", "ctrl-alt-del stays off: {error}");
     }
+    reboot_after_kernel_panic();
     let loaded = machine.modules.load_for_hardware();
     report(system, &machine, loaded);
     machine
+}
+
+/// A kernel that has panicked, because memory ran out or PID 1 has ended, must not stand still for ever. What a
+/// person has set with `panic=` stays.
+fn reboot_after_kernel_panic() {
+    let set = fs::read_to_string(KERNEL_PANIC).is_ok_and(|text| text.trim() != "0");
+    if !set && let Err(error) = fs::write(KERNEL_PANIC, "10\n") {
+        log::warn!(target: "early", "no reboot after a kernel panic: writing {KERNEL_PANIC}: {error}");
+    }
 }
 
 fn said((mount, error): (&Mount<'_>, std::io::Error)) -> String {
@@ -110,20 +126,43 @@ pub fn now() -> Timestamp {
     epoch.plus(since.as_secs())
 }
 
-/// Puts a clock that stands before the image was built forward to that time: no signature and no certificate
-/// that matters is older, and a dead battery must not stop a boot.
-pub fn raise_clock(floor: Timestamp) {
+/// The clock, and how far it can be believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// What it says.
+    pub time: Timestamp,
+    /// Whether the hardware said so; else it is only the earliest time that it can be.
+    pub is_known: bool,
+}
+
+impl Machine {
+    /// The time of this moment.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        Now { time: now(), is_known: self.clock_is_known }
+    }
+
+    /// Puts a clock that stands before the image was built forward to that time: no signature and no certificate
+    /// that matters is older, and a dead battery must not stop a boot.
+    pub fn raise_clock_to_build_time(&mut self, build_time: Timestamp) {
+        if now() < build_time {
+            self.clock_is_known = false;
+            raise_clock(build_time, "before-image-was-built");
+        }
+    }
+}
+
+/// Puts the clock forward, never back.
+pub fn raise_clock(floor: Timestamp, why: &str) {
     let before = now();
     if before >= floor {
         return;
     }
     let time = rustix::time::Timespec { tv_sec: i64::try_from(floor.unix()).unwrap_or(i64::MAX), tv_nsec: 0 };
     match rustix::time::clock_settime(rustix::time::ClockId::Realtime, time) {
-        Ok(()) => {
-            log::warn!(target: "early", "clock raised from={before} to={floor} why=before-image-was-built")
-        }
+        Ok(()) => log::warn!(target: "early", "clock raised from={before} to={floor} why={why}"),
         Err(error) => {
-            log::warn!(target: "early", "clock stays at {before}, before the image was built: {error}")
+            log::warn!(target: "early", "clock stays at {before}, expected at least {floor}: {error}")
         }
     }
 }

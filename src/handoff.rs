@@ -8,10 +8,10 @@ use std::io;
 use std::time::Instant;
 
 use rustix::mount::MountFlags;
-use zstrap_formats::config::Config;
+use zstrap_formats::config::{Config, LogLevel};
 
 use crate::early::Machine;
-use crate::fail::Refusal;
+use crate::fail::{Failure, Refusal, Stage};
 use crate::fetch::Fetched;
 use crate::network::{HOSTS, RESOLV_CONF};
 use crate::node::facts::{self, FACTS, Facts};
@@ -99,7 +99,7 @@ impl Refusal for Error {
     }
 }
 
-/// Hands the machine over. Returns only on failure.
+/// Hands the machine over. Returns only on failure, which is final once the mounts have begun to move.
 #[must_use]
 pub fn to_program(
     system: &dyn System,
@@ -107,20 +107,23 @@ pub fn to_program(
     fetched: &Fetched,
     config: &Config,
     facts: &Facts,
-) -> Error {
-    match hand_over(system, machine, fetched, config, facts) {
-        Ok(error) | Err(error) => error,
+) -> Failure {
+    let failed = |error| Failure::of(Stage::Handoff, error);
+    match prepare(system, machine, fetched, config, facts) {
+        Ok(program) => failed(leave(system, &program)).and_final(),
+        Err(error) => failed(error),
     }
 }
 
-fn hand_over(
+/// Everything that can be done before the point of no return.
+fn prepare(
     system: &dyn System,
     machine: &Machine,
     fetched: &Fetched,
     config: &Config,
     facts: &Facts,
-) -> Result<Error, Error> {
-    let program = program(config)?;
+) -> Result<Program, Error> {
+    let program = program(config, machine.log_level_of(config.log))?;
     let path = &config.exec[0];
     if !fetched.root().dir().is_executable(path.trim_start_matches('/').as_bytes()) {
         return Err(Error::NoProgram(path.clone()));
@@ -129,14 +132,21 @@ fn hand_over(
     prepare_mounts(system, fetched)?;
     lay_files_over(system)?;
     log_handoff(config, machine.started);
+    Ok(program)
+}
+
+/// Moves the mounts, empties the initramfs, and runs the program.
+fn leave(system: &dyn System, program: &Program) -> Error {
     for mount in MOVED {
-        let failed = |source| Error::System { what: format!("moving {mount} to the new root"), source };
-        system.move_mount(mount, NEW_ROOT, mount).map_err(failed)?;
+        if let Err(source) = system.move_mount(mount, NEW_ROOT, mount) {
+            return Error::System { what: format!("moving {mount} to the new root"), source };
+        }
     }
-    let failed = |source| Error::System { what: "changing to the new root".to_owned(), source };
-    system.switch_root(NEW_ROOT).map_err(failed)?;
-    let source = system.exec(&program);
-    Ok(Error::Exec { path: path.clone(), source })
+    if let Err(source) = system.switch_root(NEW_ROOT) {
+        return Error::System { what: "changing to the new root".to_owned(), source };
+    }
+    let source = system.exec(program);
+    Error::Exec { path: program.path.to_string_lossy().into_owned(), source }
 }
 
 fn log_handoff(config: &Config, started: Instant) {
@@ -146,21 +156,18 @@ fn log_handoff(config: &Config, started: Instant) {
 }
 
 /// The config's program, or ours above it.
-fn program(config: &Config) -> Result<Program, Error> {
-    let own = [SUPERVISOR, "supervise", "--grace"].map(str::to_owned);
-    let argv: Vec<String> = if config.supervise {
-        own.into_iter()
-            .chain([config.grace.to_string(), "--".to_owned()])
-            .chain(config.exec.clone())
-            .collect()
-    } else {
-        config.exec.clone()
+fn program(config: &Config, log: LogLevel) -> Result<Program, Error> {
+    let grace = config.grace.to_string();
+    let own: &[&str] = match config.supervise {
+        true => &[SUPERVISOR, "supervise", "--grace", &grace, "--log", log.as_str(), "--"],
+        false => &[],
     };
+    let argv: Vec<&str> = own.iter().copied().chain(config.exec.iter().map(String::as_str)).collect();
     let mut env: std::collections::BTreeMap<&str, &str> =
         [("HOME", "/root"), ("PATH", PATH), ("TERM", "linux")].into();
     env.extend(config.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     Ok(Program {
-        path: CString::new(argv[0].as_str())?,
+        path: CString::new(argv[0])?,
         argv: argv.into_iter().map(CString::new).collect::<Result<_, _>>()?,
         env: env
             .into_iter()
@@ -194,6 +201,8 @@ fn prepare_mounts(system: &dyn System, fetched: &Fetched) -> Result<(), Error> {
         move |source| Error::System { what, source }
     };
     for mount in &MOUNTS {
+        // An earlier attempt may have come this far.
+        system.unmount(mount.target);
         system.mount(mount).map_err(mounting(mount))?;
     }
     system.mount_below(NEW_ROOT, &TMP).map_err(mounting(&TMP))

@@ -22,6 +22,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 const STALL: Duration = Duration::from_secs(20);
 /// All of a small file: lists and configs, whose size is bounded, must not trickle in for ever.
 const SMALL_FILE: Duration = Duration::from_secs(300);
+/// Bytes a second below which a download is given up, and begun again where it stopped: 128 kbit/s.
+const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
 
 /// Why a file did not come.
@@ -109,11 +111,17 @@ pub trait Source: Send + Sync {
     /// [`HttpError`], [`HttpError::TooLarge`] beyond `limit` bytes.
     fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError>;
 
-    /// A file of any size, from a byte on.
+    /// A file of about `size` bytes, from a byte on.
     ///
     /// # Errors
     /// [`HttpError`] until the first byte; then the reader's own.
-    fn open(&self, path: &str, from: &From) -> Result<Body, HttpError>;
+    fn open(&self, path: &str, from: &From, size: u64) -> Result<Body, HttpError>;
+
+    /// Whether this is a server of ours: a small file, wanted soon.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    fn probe(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError>;
 
     /// Its URL, for people.
     fn name(&self) -> String;
@@ -169,12 +177,8 @@ impl Server {
         Ok(Self { base: base.clone(), agent })
     }
 
-    fn request(
-        &self,
-        path: &str,
-        from: &From,
-        whole: Option<Duration>,
-    ) -> Result<Response<ureq::Body>, HttpError> {
+    /// Asks for a file whose body must be there `within` this time.
+    fn request(&self, path: &str, from: &From, within: Duration) -> Result<Response<ureq::Body>, HttpError> {
         let url = self.base.join(path);
         let mut request = self.agent.get(&url);
         if from.offset > 0 {
@@ -183,7 +187,7 @@ impl Server {
                 request = request.header(header::IF_RANGE, etag);
             }
         }
-        let answer = request.config().timeout_recv_body(whole).build().call();
+        let answer = request.config().timeout_recv_body(Some(within)).build().call();
         let response = answer.map_err(|e| HttpError::Transport { url: url.clone(), source: e.into_io() })?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
@@ -222,9 +226,9 @@ fn certificates(pem: &str) -> Result<Vec<Certificate<'static>>, ServerError> {
     Ok(certificates)
 }
 
-impl Source for Server {
-    fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
-        let response = self.request(path, &From::default(), Some(SMALL_FILE))?;
+impl Server {
+    fn whole(&self, path: &str, limit: u64, within: Duration) -> Result<Vec<u8>, HttpError> {
+        let response = self.request(path, &From::default(), within)?;
         let url = || self.base.join(path);
         let mut bytes = Vec::new();
         // One byte more than allowed tells a full file from one that goes on.
@@ -235,9 +239,20 @@ impl Source for Server {
         }
         Ok(bytes)
     }
+}
 
-    fn open(&self, path: &str, from: &From) -> Result<Body, HttpError> {
-        let response = self.request(path, from, None)?;
+impl Source for Server {
+    fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
+        self.whole(path, limit, SMALL_FILE)
+    }
+
+    fn probe(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
+        self.whole(path, limit, ANSWER)
+    }
+
+    fn open(&self, path: &str, from: &From, size: u64) -> Result<Body, HttpError> {
+        let left = size.saturating_sub(from.offset);
+        let response = self.request(path, from, SMALL_FILE + Duration::from_secs(left / SLOWEST))?;
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let offset = match response.status() {
             StatusCode::PARTIAL_CONTENT => {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use zstrap_formats::cmdline::Cmdline;
 use zstrap_formats::identity::{Clock, Identity, IdentityError};
@@ -60,11 +61,12 @@ impl Refusal for Error {
 /// # Errors
 /// [`Error`]: the slot is missing, damaged, blank, or says what cannot be.
 pub fn load(cmdline: &Cmdline) -> Result<Identity, Error> {
+    let started = Instant::now();
     let slot = std::fs::read(Path::new("/").join(slot::SLOT_FILE)).map_err(Error::Read)?;
     let identity = with_labels(Identity::parse(slot::read(&slot)?)?, cmdline)?;
     log::info!(
         target: "identity",
-        "ok config={} pinned={} servers={} keys={} threshold={} farmer={} pool={}",
+        "ok config={} pinned={} servers={} keys={} threshold={} farmer={} pool={} after={:.3}s",
         identity.config.name,
         if identity.config.pin.is_some() { "yes" } else { "no" },
         identity.servers.len(),
@@ -72,6 +74,7 @@ pub fn load(cmdline: &Cmdline) -> Result<Identity, Error> {
         identity.keyring.threshold(),
         identity.farmer_id,
         identity.farming_pool_id,
+        started.elapsed().as_secs_f64(),
     );
     if identity.clock == Clock::Network {
         log::warn!(target: "identity", "not acted on by this version field=clock");

@@ -11,9 +11,9 @@ use zstrap_formats::list::{List, ListError, MAX_LIST, Problem};
 use zstrap_formats::name::Arch;
 use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
-use zstrap_formats::time::Timestamp;
 
 use crate::config::NodeConfig;
+use crate::early::Now;
 use crate::fail::Refusal;
 use crate::http::Source;
 use crate::signed::{self, Request};
@@ -104,7 +104,7 @@ pub fn obtain(
     source: &dyn Source,
     identity: &Identity,
     config: &NodeConfig,
-    now: Timestamp,
+    now: Now,
 ) -> Result<VerifiedList, Error> {
     let started = Instant::now();
     let arch = Arch::native().ok_or(Error::Arch)?;

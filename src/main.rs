@@ -27,15 +27,12 @@ mod sys;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use zstrap_formats::config::LogLevel;
-
-use early::Machine;
+use early::{Machine, Now};
 use fail::{Failure, Policy, Stage};
 use network::Online;
 use sys::System;
 use sys::linux::Linux;
 use zstrap_formats::identity::Identity;
-use zstrap_formats::time::Timestamp;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
@@ -53,7 +50,13 @@ fn boot() -> ! {
     let mut machine = early::prepare(&system);
     let policy = Policy::of(&machine.cmdline);
     for attempt in 1.. {
-        attempt_boot(&system, &mut machine).explain();
+        let failure = attempt_boot(&system, &mut machine);
+        failure.explain();
+        // Once mounts have moved, this is no longer the initramfs that a new attempt would need: what stands at its
+        // paths now was made by others.
+        if failure.is_final() {
+            policy.reboot();
+        }
         policy.wait_or_reboot(attempt);
     }
     fail::reboot()
@@ -65,8 +68,8 @@ fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
         Ok(identity) => identity,
         Err(error) => return Failure::of(Stage::Identity, error),
     };
-    early::raise_clock(identity.build_time);
-    set_log_level(machine, identity.log);
+    machine.raise_clock_to_build_time(identity.build_time);
+    console::set_level(machine.log_level_of(identity.log));
     match network::bring_up(system, machine, &identity) {
         Ok(online) => become_program(system, machine, &identity, &online),
         Err(error) => Failure::of(Stage::Network, error),
@@ -75,7 +78,7 @@ fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
 
 /// From a server that answers to the program of the config.
 fn become_program(system: &dyn System, machine: &Machine, identity: &Identity, online: &Online) -> Failure {
-    match stages_at(system, machine, identity, online, early::now()) {
+    match stages_at(system, machine, identity, online, machine.now()) {
         Err(failure) => failure,
         Ok(never) => match never {},
     }
@@ -86,24 +89,18 @@ fn stages_at(
     machine: &Machine,
     identity: &Identity,
     online: &Online,
-    now: Timestamp,
+    now: Now,
 ) -> Result<std::convert::Infallible, Failure> {
     let config = config::obtain(online.server(), identity, &machine.cmdline, now)
         .map_err(|error| Failure::of(Stage::Config, error))?;
-    set_log_level(machine, config.fields().log.or(identity.log));
+    console::set_level(machine.log_level_of(config.fields().log.or(identity.log)));
     let list = list::obtain(online.server(), identity, &config, now)
         .map_err(|error| Failure::of(Stage::List, error))?;
     let root = root::prepare(system, &config, &list).map_err(|error| Failure::of(Stage::Root, error))?;
     let fetched =
         fetch::files(online.server(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     let facts = node::facts::gather(machine, identity, online, &config, &list);
-    let error = handoff::to_program(system, machine, &fetched, config.fields(), &facts);
-    Err(Failure::of(Stage::Handoff, error))
-}
-
-/// The kernel command line wins: it is what a person at the machine can reach.
-fn set_log_level(machine: &Machine, level: Option<LogLevel>) {
-    console::set_level(machine.log_level().or(level).unwrap_or(LogLevel::Normal));
+    Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts))
 }
 
 #[cfg(test)]
@@ -123,6 +120,7 @@ mod tests {
             modules: Modules::default(),
             started: std::time::Instant::now(),
             connected: None,
+            clock_is_known: true,
         }
     }
 
@@ -132,7 +130,7 @@ mod tests {
         site.publish(&list.to_text());
         let blob = zstrap_formats::site::blob(&zstrap_formats::digest::sha256(PROGRAM));
         site.insert(&blob, PROGRAM);
-        identity.build_time = fake::now();
+        identity.build_time = fake::now().time;
         (site, identity)
     }
 

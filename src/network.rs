@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use zstrap_formats::config::MAX_CONFIG;
 use zstrap_formats::identity::Identity;
 use zstrap_formats::network::Network;
 use zstrap_formats::site;
 
 use crate::early::Machine;
 use crate::fail::{Chain, Refusal, random};
-use crate::http::{HttpError, Server, ServerError, Source};
+use crate::http::{Server, ServerError, Source};
 use crate::modules::Modules;
 use crate::net::dhcp::{CLIENT_PORT, Client, Lease, SERVER_PORT};
 use crate::net::links::Link;
@@ -156,8 +157,6 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
         Network::Dhcp => {}
     }
     loopback_up();
-    let servers: Vec<Server> =
-        identity.servers.iter().map(|url| Server::new(url, identity)).collect::<Result<_, _>>()?;
     // An earlier attempt came this far: its address and route must not shadow those of another link.
     if let Some((link, lease)) = machine.connected.take() {
         leave(&link, &lease, "new-attempt");
@@ -165,11 +164,11 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
     let mut search = Search::begin(&mut machine.modules)?;
     let mut refusals = Vec::new();
     while let Some((link, lease)) = search.next_lease()? {
-        let hostname = configure(system, &link, &lease, started)?;
-        match first_answer(&servers, identity) {
-            Ok(found) => {
-                machine.connected = Some((link.clone(), lease.clone()));
-                return Ok(online(servers, found, link, lease, hostname, started));
+        match try_lease(system, identity, &link, &lease, started)? {
+            Ok(online) => {
+                log_online(&online, started);
+                machine.connected = Some((link, lease));
+                return Ok(online);
             }
             Err(mut reasons) => refusals.append(&mut reasons),
         }
@@ -177,6 +176,39 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
         search.hurry();
     }
     if refusals.is_empty() { Err(search.why_not()) } else { Err(Error::NoServer(refusals.join("; "))) }
+}
+
+/// Puts a lease to use and looks for a server through it; the reasons when there is none. What is wrong with one
+/// lease must not keep the node from the next.
+fn try_lease(
+    system: &dyn System,
+    identity: &Identity,
+    link: &Link,
+    lease: &Lease,
+    started: Instant,
+) -> Result<Result<Online, Vec<String>>, Error> {
+    // Made anew for each link: a connection kept from another link would lead into nowhere.
+    let servers: Vec<Server> =
+        identity.servers.iter().map(|url| Server::new(url, identity)).collect::<Result<_, _>>()?;
+    let hostname = match configure(system, link, lease, started) {
+        Ok(hostname) => hostname,
+        Err(error) => {
+            let reason = Chain(&error).to_string();
+            log::warn!(target: "network", "lease not usable link={} {reason}", link.name);
+            return Ok(Err(vec![reason]));
+        }
+    };
+    Ok(first_answer(servers, identity).map(|server| {
+        let (mac, server_name) = (link.mac_text(), server.name());
+        let connection =
+            Connection { mac, link: link.name.clone(), lease: lease.clone(), server: server_name, hostname };
+        Online { server: Box::new(server), connection }
+    }))
+}
+
+fn log_online(online: &Online, started: Instant) {
+    let (server, link) = (&online.connection.server, &online.connection.link);
+    log::info!(target: "network", "online server={server} link={link} after={:.3}s", started.elapsed().as_secs_f64());
 }
 
 /// Programs of the bundle speak to each other on this machine; the kernel gives the address by itself.
@@ -187,29 +219,13 @@ fn loopback_up() {
     }
 }
 
-fn online(
-    mut servers: Vec<Server>,
-    found: usize,
-    link: Link,
-    lease: Lease,
-    hostname: String,
-    started: Instant,
-) -> Online {
-    let server = servers.swap_remove(found);
-    let after = started.elapsed().as_secs_f64();
-    log::info!(target: "network", "online server={} link={} after={after:.3}s", server.name(), link.name);
-    let connection =
-        Connection { mac: link.mac_text(), link: link.name, lease, server: server.name(), hostname };
-    Online { server: Box::new(server), connection }
-}
-
 /// The first server that has what the image will ask for first. Anything else that answers on its address, such
 /// as the login page of a hotel, is not our server.
-fn first_answer(servers: &[Server], identity: &Identity) -> Result<usize, Vec<String>> {
+fn first_answer(servers: Vec<Server>, identity: &Identity) -> Result<Server, Vec<String>> {
     let mut reasons = Vec::new();
-    for (i, server) in servers.iter().enumerate() {
-        match probe(server, identity) {
-            Ok(()) => return Ok(i),
+    for server in servers {
+        match probe(&server, identity) {
+            Ok(()) => return Ok(server),
             Err(reason) => {
                 log::warn!(target: "network", "no answer server={} {reason}", server.name());
                 reasons.push(reason);
@@ -220,20 +236,17 @@ fn first_answer(servers: &[Server], identity: &Identity) -> Result<usize, Vec<St
 }
 
 fn probe(server: &dyn Source, identity: &Identity) -> Result<(), String> {
-    if let Some(pin) = &identity.config.pin {
-        let path = site::signature(&site::config_by_hash(&pin.sha256));
-        return match server.get(&path, zstrap_formats::signature::MAX_SIGNATURE as u64) {
-            // Not to have it is an answer of a site, too: the config stage says what is missing.
-            Ok(_) | Err(HttpError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(Chain(&error).to_string()),
-        };
-    }
-    let path = site::config_latest(&identity.config.name);
-    match server.get(&path, site::MAX_LATEST as u64) {
-        Ok(bytes) if site::parse_latest(&bytes).is_some() => Ok(()),
-        Ok(_) => Err(format!("{}/{path}: not a serial number", server.name())),
-        Err(error) => Err(Chain(&error).to_string()),
-    }
+    let (path, limit, what) = match &identity.config.pin {
+        Some(pin) => (site::config_by_hash(&pin.sha256), MAX_CONFIG, "the pinned config"),
+        None => (site::config_latest(&identity.config.name), site::MAX_LATEST, "a serial number"),
+    };
+    let bytes = server.probe(&path, limit as u64).map_err(|error| Chain(&error).to_string())?;
+    let is_ours = match &identity.config.pin {
+        // A config of other bytes is one for the config stage to refuse; a page of a stranger is no config at all.
+        Some(_) => bytes.trim_ascii_start().starts_with(b"{"),
+        None => site::parse_latest(&bytes).is_some(),
+    };
+    if is_ours { Ok(()) } else { Err(format!("{}/{path}: not {what}", server.name())) }
 }
 
 /// Gives the link what the lease says, and the machine its name and name servers.
@@ -243,7 +256,10 @@ fn configure(system: &dyn System, link: &Link, lease: &Lease, started: Instant) 
         move |source| Error::System { what, source }
     };
     if let Some(mtu) = lease.mtu {
-        netlink::set_mtu(link.index, mtu).map_err(refused("setting the MTU"))?;
+        // A link that cannot carry what the server wishes for still carries what it can.
+        if let Err(error) = netlink::set_mtu(link.index, mtu) {
+            log::warn!(target: "network", "MTU {mtu} not set link={} error={error}", link.name);
+        }
     }
     netlink::add_address(link.index, lease.address, lease.prefix).map_err(refused("setting the address"))?;
     if let Some(gateway) = lease.gateways.first() {
@@ -367,9 +383,9 @@ impl<'a> Search<'a> {
         Ok(None)
     }
 
-    /// A lease led nowhere: the others get a little longer, not the whole time.
+    /// A lease led nowhere, which may have taken longer than all the time there was: the others get a little longer.
     fn hurry(&mut self) {
-        self.deadline = self.deadline.min(self.started.elapsed() + AFTER_REFUSAL);
+        self.deadline = self.started.elapsed() + AFTER_REFUSAL;
     }
 
     /// A wait is never silent: somebody may stand before the screen.
@@ -513,6 +529,11 @@ mod tests {
         assert!(probe(&site, &identity).unwrap_err().contains("not a serial number"));
         site.insert(&latest, b"1763625600\n");
         assert_eq!(probe(&site, &identity), Ok(()));
+        let (mut site, mut identity) = fake::site_with_config(fake::CONFIG);
+        let pin = fake::pin(&mut site, &mut identity);
+        assert_eq!(probe(&site, &identity), Ok(()));
+        site.insert(&site::config_by_hash(&pin.sha256), b"<html>log in</html>");
+        assert!(probe(&site, &identity).unwrap_err().contains("not the pinned config"));
     }
 
     #[test]

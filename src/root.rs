@@ -17,18 +17,18 @@ use crate::sys::{Mount, RootDir, System};
 /// Where the new root stands until it is the root.
 pub const NEW_ROOT: &str = "/newroot";
 const MIB: u64 = 1 << 20;
-/// tmpfs keeps files in pages of this size.
-const PAGE: u64 = 4096;
+/// What the init and the kernel need beside the files, in bytes; with less, the kernel would end in a panic.
+const MEMORY_TO_RUN: u64 = 32 * MIB;
 /// Inodes beyond those of the list.
 const SPARE_INODES: u64 = 16384;
 
 /// Why there is no root.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The files alone are more than the memory.
+    /// The files do not fit beside what it takes to run.
     #[error("bundle needs {needed} MiB of memory, {available} MiB are available")]
     NoMemory {
-        /// Files, in MiB.
+        /// Files and what it takes to run, in MiB.
         needed: u64,
         /// Memory, in MiB.
         available: u64,
@@ -80,16 +80,17 @@ impl Root {
 pub fn prepare(system: &dyn System, config: &NodeConfig, list: &VerifiedList) -> Result<Root, Error> {
     let started = Instant::now();
     let failed = |what| move |source| Error::System { what, source };
+    // Whatever an earlier attempt has left there is gone, and its memory free.
+    system.unmount(NEW_ROOT);
     let available = system.memory_available().map_err(failed("reading the size of the memory"))?;
     let files = stored_size(list.list());
-    if files > available {
-        return Err(Error::NoMemory { needed: files.div_ceil(MIB), available: available / MIB });
+    let needed = files.saturating_add(MEMORY_TO_RUN);
+    if needed > available {
+        return Err(Error::NoMemory { needed: needed.div_ceil(MIB), available: available / MIB });
     }
     let size = files.saturating_add(config.fields().root.headroom.bytes(files));
     let inodes = list.list().entries().len() as u64 + SPARE_INODES;
     let options = format!("mode=0755,size={size},nr_inodes={inodes}");
-    // Whatever an earlier attempt has left there is gone, and its memory free.
-    system.unmount(NEW_ROOT);
     let mount = Mount { kind: "tmpfs", target: NEW_ROOT, flags: MountFlags::empty(), options: &options };
     system.mount(&mount).map_err(failed("mounting a tmpfs on /newroot"))?;
     let dir = system.open_root(NEW_ROOT).map_err(failed("opening /newroot"))?;
@@ -98,11 +99,12 @@ pub fn prepare(system: &dyn System, config: &NodeConfig, list: &VerifiedList) ->
     Ok(Root { dir })
 }
 
-/// What the files take in whole pages.
+/// What the files take in whole pages, which tmpfs keeps them in.
 fn stored_size(list: &List) -> u64 {
+    let page = rustix::param::page_size() as u64;
     let pages = list.entries().iter().map(|entry| match &entry.kind {
-        EntryKind::File(content) => content.size.div_ceil(PAGE),
+        EntryKind::File(content) => content.size.div_ceil(page),
         EntryKind::Dir | EntryKind::Link(_) => 1,
     });
-    pages.sum::<u64>().saturating_mul(PAGE)
+    pages.sum::<u64>().saturating_mul(page)
 }

@@ -8,6 +8,7 @@ use zstrap_formats::signature::{Accept, MAX_SIGNATURE, Signature, SignatureError
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
+use crate::early::{Now, raise_clock};
 use crate::fail::Refusal;
 use crate::http::{HttpError, Source};
 
@@ -129,7 +130,7 @@ pub struct Request<'a> {
     /// What must have been signed.
     pub subject: Subject<'a>,
     /// The clock.
-    pub now: Timestamp,
+    pub now: Now,
 }
 
 impl Request<'_> {
@@ -155,8 +156,17 @@ impl Request<'_> {
         let comment = identity.keyring.verify(&bytes, &signatures, Accept::PrehashedOnly).map_err(refused)?;
         let comment: TrustedComment = comment.parse().map_err(refused)?;
         comment.check_subject(&self.subject).map_err(refused)?;
-        comment.check_time(self.now).map_err(refused)?;
+        comment.check_time(self.time_at_least(comment.created)).map_err(refused)?;
         Ok(Signed { bytes, comment })
+    }
+
+    /// A clock that nobody believes learns from what the trusted keys have signed: it cannot be earlier than that.
+    fn time_at_least(&self, created: Timestamp) -> Timestamp {
+        if self.now.is_known || self.now.time >= created {
+            return self.now.time;
+        }
+        raise_clock(created, "signed-later");
+        created
     }
 
     fn signatures(&self, source: &dyn Source, identity: &Identity) -> Result<Vec<Signature>, Error> {
@@ -216,4 +226,67 @@ pub fn check_serial(signed: &Signed, asked: u64) -> Result<(), Error> {
         signed: comment.serial,
         asked,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::fake::{self, Site};
+    use zstrap_formats::signature::{ArchField, Keyring, Kind};
+
+    const PATH: &str = "configs/demo/1.json";
+
+    /// What an identity with three keys, of which two must sign, says of a site with these signatures.
+    fn two_of_three(sign: impl Fn(&mut Site)) -> Result<Signed, Error> {
+        let mut identity = fake::identity();
+        let keys = [1, 2, 3].map(|n| fake::key(n).public()).to_vec();
+        identity.keyring = Keyring::new(keys, 2).unwrap();
+        let mut site = Site::default();
+        site.insert(PATH, b"{}");
+        sign(&mut site);
+        let name = "demo".parse().unwrap();
+        let subject = Subject { kind: Kind::Config, name: &name, arch: ArchField::Any };
+        let request = Request { path: PATH.to_owned(), limit: 100, subject, now: fake::now() };
+        let bytes = request.bytes_unverified(&site)?;
+        request.verify(&site, &identity, bytes)
+    }
+
+    fn sign(site: &mut Site, signer: u8, serial: u64) {
+        let comment = fake::comment("config", "any").replace(&fake::SERIAL.to_string(), &serial.to_string());
+        site.sign_by(PATH, &fake::key(signer), &comment);
+    }
+
+    #[test]
+    fn two_of_three_keys_are_enough() {
+        let signed = two_of_three(|site| [1, 3].into_iter().for_each(|n| sign(site, n, 7)));
+        assert_eq!(signed.unwrap().comment.serial, 7);
+    }
+
+    #[test]
+    fn one_of_three_keys_is_too_few() {
+        let error = two_of_three(|site| sign(site, 2, 7)).unwrap_err();
+        assert_eq!(error.reason(), "threshold");
+        assert_eq!(two_of_three(|_| {}).unwrap_err().reason(), "missing-signature");
+    }
+
+    #[test]
+    fn signers_of_another_comment_do_not_count() {
+        let differing = two_of_three(|site| [(1, 7), (2, 8)].into_iter().for_each(|(n, s)| sign(site, n, s)));
+        assert_eq!(differing.unwrap_err().reason(), "comments-differ");
+        let with_two =
+            two_of_three(|site| [(1, 6), (2, 7), (3, 7)].into_iter().for_each(|(n, s)| sign(site, n, s)));
+        assert_eq!(with_two.unwrap().comment.serial, 7);
+    }
+
+    #[test]
+    fn an_unknown_clock_learns_from_what_was_signed() {
+        let name = "demo".parse().unwrap();
+        let subject = Subject { kind: Kind::Config, name: &name, arch: ArchField::Any };
+        let now = |is_known| Now { time: Timestamp::from_unix(0).unwrap(), is_known };
+        let request = |is_known| Request { path: String::new(), limit: 0, subject, now: now(is_known) };
+        let created = Timestamp::from_unix(1).unwrap();
+        assert_eq!(request(false).time_at_least(created), created);
+        assert_eq!(request(true).time_at_least(created).unix(), 0);
+    }
 }

@@ -48,8 +48,13 @@ pub fn expect_payload(machine: VmBuilder, limit: Duration) -> Result<Vm> {
 /// Boots the scene and expects a refusal in `stage` for exactly `reason`, at every attempt: explained on the
 /// console, with no later stage begun, nothing run, and a reboot at the end.
 pub fn expect_refusal(scene: &Scene, stage: &str, reason: &str) -> Result<Vm> {
-    let mut vm = scene.machine()?.append(IMPATIENT).start()?;
-    vm.expect_exit(&Reason::Reset, BOUND)?;
+    expect_refusal_by(scene.machine()?, stage, reason, BOUND)
+}
+
+/// The same of a machine with settings of its own.
+pub fn expect_refusal_by(machine: VmBuilder, stage: &str, reason: &str, limit: Duration) -> Result<Vm> {
+    let mut vm = machine.append(IMPATIENT).start()?;
+    vm.expect_exit(&Reason::Reset, limit)?;
     let refusals = vm.find_all(": refused reason=");
     let wanted = (format!("] {stage}: refused "), format!("reason={reason}"));
     let as_wanted = |text: &str| text.contains(&wanted.0) && text.split(' ').any(|word| word == wanted.1);

@@ -48,6 +48,8 @@ pub enum Fault {
     Endless,
     /// Nothing for this long, then the right answer.
     Stall(Duration),
+    /// So many body bytes of the range asked for, then nothing for this long, then the connection ends.
+    StallAfter(u64, Duration),
 }
 
 /// A fault, where it strikes, and how often.
@@ -266,6 +268,11 @@ impl Shared {
             Some(Fault::Stall(time)) => {
                 self.stall(time)?;
                 send(out, asked, file())
+            }
+            Some(Fault::StallAfter(bytes, time)) => {
+                let sent = send(out, asked, file().map(|body| Body { cut: Some(bytes), ..body }));
+                self.stall(time)?;
+                sent
             }
         }
     }
@@ -570,6 +577,27 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         server.pause();
+        assert_eq!(stream.read(&mut [0; 10]).unwrap_or(0), 0);
+    }
+
+    #[test]
+    fn stall_after_some_bytes_keeps_the_connection_and_sends_no_more() {
+        let (_site, mut server) = server();
+        server.rule(Rule::always("/file", Fault::StallAfter(4, Duration::from_secs(3600))));
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.write_all(b"GET /file HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n0123") {
+            let mut piece = [0; 100];
+            let read = stream.read(&mut piece).unwrap();
+            assert!(read > 0, "ended after {}", String::from_utf8_lossy(&answer));
+            answer.extend(&piece[..read]);
+        }
+        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let silence = stream.read(&mut [0; 10]).unwrap_err();
+        assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);
+        server.pause();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         assert_eq!(stream.read(&mut [0; 10]).unwrap_or(0), 0);
     }
 

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zstrap_formats::digest::{md5, sha256};
-use zstrap_formats::key::SecretKey;
+use zstrap_formats::key::{PublicKey, SecretKey};
 use zstrap_formats::name::Arch;
 use zstrap_formats::signature::{ArchField, Kind, Signature, TrustedComment};
 use zstrap_formats::site::parse_latest;
@@ -51,6 +51,8 @@ pub struct Scene {
     name: String,
     folder: TempDir,
     template: &'static Template,
+    /// The keys that sign what `zstrap` publishes here.
+    signers: Vec<PathBuf>,
     /// The server of the site, with its faults.
     pub server: FaultServer,
     /// What the next machine carries in its slot.
@@ -66,7 +68,21 @@ impl Scene {
         let server = FaultServer::start(&folder.path().join("site"))?;
         let mut identity = template.identity()?;
         identity["servers"] = json!([server.url()]);
-        Ok(Self { name: name.to_owned(), folder, template, server, identity })
+        let signers = vec![template.key_file()];
+        Ok(Self { name: name.to_owned(), folder, template, signers, server, identity })
+    }
+
+    /// Makes another key. The next machine trusts it as well and demands the signatures of all; what `zstrap`
+    /// publishes from now on has them.
+    pub fn add_signer(&mut self, name: &str) -> Result<PublicKey> {
+        let keys = self.folder.path().join("keys");
+        let public = zstrap(&[&"key", &"new", &"--out", &keys, &"--name", &name, &"--no-password"])?;
+        let public = public.trim_end();
+        self.signers.push(keys.join(format!("{name}.key")));
+        let trusted = self.identity["keys"].as_array_mut().context("the identity has no keys")?;
+        trusted.push(json!(public));
+        self.identity["threshold"] = json!(self.signers.len());
+        PublicKey::parse(public).with_context(|| format!("reading the key `{public}`"))
     }
 
     /// The folder of the site.
@@ -92,12 +108,12 @@ impl Scene {
 
     /// Publishes a tree as a bundle for amd64.
     pub fn publish(&self, tree: &Tree, bundle: &str) -> Result<()> {
-        publish(&tree.0, &self.site(), bundle, &self.template.key_file())
+        publish(&tree.0, &self.site(), bundle, &self.signers)
     }
 
     /// Publishes a config that `zstrap` accepts, and has the next machine use it.
     pub fn add_config(&mut self, name: &str, config: &Value) -> Result<()> {
-        add_config(self.folder.path(), name, config, &self.template.key_file())?;
+        add_config(self.folder.path(), name, config, &self.signers)?;
         self.use_config(name);
         Ok(())
     }
@@ -223,9 +239,9 @@ impl Template {
         let home = folder.as_path();
         let keys = home.join("keys");
         zstrap(&[&"key", &"new", &"--out", &keys, &"--name", &"admin", &"--no-password"])?;
-        let key = keys.join("admin.key");
-        publish(&Tree::small()?.0, &home.join("site"), SMALL, &key)?;
-        add_config(home, SMALL, &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"] }), &key)?;
+        let signers = [keys.join("admin.key")];
+        publish(&Tree::small()?.0, &home.join("site"), SMALL, &signers)?;
+        add_config(home, SMALL, &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"] }), &signers)?;
         make_image(home, &keys.join("admin.pub"))?;
         Ok(Self { folder })
     }
@@ -290,27 +306,23 @@ fn make_image(home: &Path, public_key: &Path) -> Result<()> {
     zstrap(&[place.as_slice(), &identity, &system].concat()).map(drop)
 }
 
-fn publish(tree: &TempDir, site: &Path, bundle: &str, key: &Path) -> Result<()> {
+fn publish(tree: &TempDir, site: &Path, bundle: &str, signers: &[PathBuf]) -> Result<()> {
     let folder = tree.path();
-    zstrap(&[
-        &"publish",
-        &folder,
-        &"--site",
-        &site,
-        &"--bundle",
-        &bundle,
-        &"--arch",
-        &"amd64",
-        &"--key",
-        &key,
-    ])
-    .map(drop)
+    let what: [&dyn AsRef<OsStr>; 8] =
+        [&"publish", &folder, &"--site", &site, &"--bundle", &bundle, &"--arch", &"amd64"];
+    zstrap(&[what.as_slice(), &key_options(signers)].concat()).map(drop)
 }
 
-fn add_config(home: &Path, name: &str, config: &Value, key: &Path) -> Result<()> {
-    let file = home.join(format!("{name}.json"));
+fn add_config(home: &Path, name: &str, config: &Value, signers: &[PathBuf]) -> Result<()> {
+    let (file, site) = (home.join(format!("{name}.json")), home.join("site"));
     write_new(&file, config.to_string().as_bytes())?;
-    zstrap(&[&"config", &"add", &file, &"--site", &home.join("site"), &"--key", &key]).map(drop)
+    let what: [&dyn AsRef<OsStr>; 5] = [&"config", &"add", &file, &"--site", &site];
+    zstrap(&[what.as_slice(), &key_options(signers)].concat()).map(drop)
+}
+
+/// One `--key` for each file.
+fn key_options(keys: &[PathBuf]) -> Vec<&dyn AsRef<OsStr>> {
+    keys.iter().flat_map(|key| [&"--key" as &dyn AsRef<OsStr>, key]).collect()
 }
 
 /// Runs the command that admins run; returns its standard output.

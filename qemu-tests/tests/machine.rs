@@ -30,7 +30,7 @@ fn boot(name: &str, words: &str) -> Result<(TempDir, Vm)> {
     let folder = tempfile::tempdir()?;
     let initramfs = initramfs(&folder)?;
     let machine = VmBuilder::new(name, &artefacts::kernel()?, &initramfs);
-    Ok((folder, machine.append("console=ttyS0 quiet").append(words).start()?))
+    Ok((folder, machine.append("console=ttyS0 quiet panic=-1").append(words).start()?))
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn reports_lines_and_power_off() -> Result<()> {
 
 #[test]
 fn tells_a_panic_from_a_reset() -> Result<()> {
-    // The kernel can't run a program that isn't there, and panics.
+    // The kernel can't run a program that isn't there, and panics; the command line has it reset the machine then.
     let (_folder, mut vm) = boot("machine-panics", "rdinit=/none root=/dev/none")?;
     vm.expect_exit(&Reason::Panic, BOOT).map(drop)
 }

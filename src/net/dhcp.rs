@@ -12,6 +12,8 @@ pub const CLIENT_PORT: u16 = 68;
 pub const SERVER_PORT: u16 = 67;
 
 const FIXED: usize = 236;
+/// Where a packet says for how many seconds its client has been asking.
+const SECS: std::ops::Range<usize> = 8..10;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 /// The least size that every relay forwards (RFC 1542, section 2.1).
 const MIN_PACKET: usize = 300;
@@ -61,6 +63,7 @@ pub struct Client {
     mac: [u8; 6],
     xid: u32,
     state: State,
+    begun: Duration,
     wake: Duration,
 }
 
@@ -75,7 +78,7 @@ impl Client {
     /// A client that sends its first packet at once. `xid` should be random.
     #[must_use]
     pub fn new(mac: [u8; 6], xid: u32, now: Duration) -> Self {
-        Self { mac, xid, state: State::Discovering { sent: 0 }, wake: now }
+        Self { mac, xid, state: State::Discovering { sent: 0 }, begun: now, wake: now }
     }
 
     /// When [`Client::poll`] is to be called next; never when bound.
@@ -92,13 +95,16 @@ impl Client {
         if matches!(self.state, State::Requesting { sent: REQUESTS, .. }) {
             self.state = State::Discovering { sent: 0 };
         }
-        let (sent, packet) = match &mut self.state {
+        let (sent, mut packet) = match &mut self.state {
             State::Discovering { sent } => (sent, packet(self.mac, self.xid, DISCOVER, None)),
             State::Requesting { sent, address, server } => {
                 (sent, packet(self.mac, self.xid, REQUEST, Some((*address, *server))))
             }
             State::Bound => return None,
         };
+        // Servers that stand in for others answer only those who have waited for a while.
+        let waited = u16::try_from((now - self.begun).as_secs()).unwrap_or(u16::MAX);
+        packet[SECS].copy_from_slice(&waited.to_be_bytes());
         self.wake = now + FIRST_PAUSE.saturating_mul(1 << (*sent).min(3)).min(LONGEST_PAUSE);
         *sent += 1;
         Some(packet)
@@ -335,7 +341,8 @@ mod tests {
         let mut client = Client::new(MAC, XID, seconds(0));
         let mut sent = Vec::new();
         for now in 0..40 {
-            if client.poll(seconds(now)).is_some() {
+            if let Some(packet) = client.poll(seconds(now)) {
+                assert_eq!(packet[SECS], [0, now as u8]);
                 sent.push(now);
             }
         }

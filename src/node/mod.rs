@@ -21,7 +21,8 @@ pub const SUPERVISOR: &str = "/run/zstrap/bin/zinit-supervisor";
 const USAGE: &str = "\
 usage: zstrap-node info                 all facts of this boot, as JSON
        zstrap-node get NAME             one of them, such as farmer_id
-       zstrap-node supervise [--grace SECONDS] -- PROGRAM [ARGUMENT…]
+       zstrap-node supervise [--grace SECONDS] [--log quiet|normal|debug]
+                             -- PROGRAM [ARGUMENT…]
                                         run PROGRAM as PID 1 does: reap,
                                         restart, pass on power-off and reboot
 ";

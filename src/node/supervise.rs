@@ -27,7 +27,6 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitOptions, WaitStatus};
 use rustix::system::RebootCommand;
-use zstrap_formats::cmdline::Cmdline;
 use zstrap_formats::config::LogLevel;
 
 use crate::fail::random;
@@ -48,6 +47,9 @@ const KILLED: Duration = Duration::from_secs(2);
 const ZINIT_SOCKET: &str = "/run/zinit.sock";
 const ZINIT_SHUTDOWN: &[u8] = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"system.shutdown\"}\n";
 
+/// How long zinit-server gets to answer; the grace for its services comes after that.
+const ZINIT_PATIENCE: Duration = Duration::from_secs(3);
+
 const SIGNALS: [Signal; 5] =
     [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2];
 
@@ -62,9 +64,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
         let _ = writeln!(io::stderr(), "zstrap-node: supervise is for PID 1 only; nothing was done");
         return ExitCode::FAILURE;
     }
-    let cmdline = Cmdline::parse(&std::fs::read("/proc/cmdline").unwrap_or_default());
-    let level = cmdline.value("zstrap.log").and_then(|text| text.parse().ok());
-    console::start(level.unwrap_or(LogLevel::Normal));
+    console::start(plan.log);
     match Supervisor::new(plan).and_then(Supervisor::supervise) {
         Ok(how) => linux::end(how),
         Err(error) => log::error!(target: "supervise", "refused reason=io {error}"),
@@ -77,20 +77,23 @@ pub fn run(args: &[OsString]) -> ExitCode {
 struct Plan {
     program: Vec<OsString>,
     grace: Duration,
+    log: LogLevel,
 }
 
 impl Plan {
     fn parse(args: &[OsString]) -> Option<Self> {
         let dashes = args.iter().position(|arg| arg == "--")?;
         let (options, program) = (&args[..dashes], args[dashes + 1..].to_vec());
-        let grace = match options {
-            [] => DEFAULT_GRACE,
-            [name, seconds] if name == "--grace" => {
-                Duration::from_secs(seconds.to_str()?.parse::<u32>().ok()?.into())
+        let mut plan = Self { program, grace: DEFAULT_GRACE, log: LogLevel::Normal };
+        for option in options.chunks(2) {
+            let [name, value] = option else { return None };
+            match (name.to_str()?, value.to_str()?) {
+                ("--grace", seconds) => plan.grace = Duration::from_secs(seconds.parse::<u32>().ok()?.into()),
+                ("--log", level) => plan.log = level.parse().ok()?,
+                _ => return None,
             }
-            _ => return None,
-        };
-        if program.is_empty() { None } else { Some(Self { program, grace }) }
+        }
+        if plan.program.is_empty() { None } else { Some(plan) }
     }
 }
 
@@ -281,11 +284,17 @@ fn sender_name(pid: u32) -> String {
     std::fs::read_to_string(path).map(|name| name.trim_end().to_owned()).unwrap_or_default()
 }
 
-/// Tells zinit-server to stop its services, dependents first, and to exit.
+/// Tells zinit-server to stop its services, dependents first, and to exit. In a thread, because a server that
+/// takes no connections would hold up the end of the machine.
 fn ask_zinit() -> io::Result<()> {
+    let (sender, answer) = std::sync::mpsc::channel();
+    // If it hangs, it ends with the machine.
+    drop(std::thread::spawn(move || sender.send(ask_zinit_unbounded())));
+    answer.recv_timeout(ZINIT_PATIENCE).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn ask_zinit_unbounded() -> io::Result<()> {
     let mut socket = UnixStream::connect(OsStr::new(ZINIT_SOCKET))?;
-    socket.set_write_timeout(Some(Duration::from_secs(2)))?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     socket.write_all(ZINIT_SHUTDOWN)?;
     let mut answer = [0; 256];
     let length = socket.read(&mut answer)?;
@@ -305,7 +314,8 @@ mod tests {
     fn a_program_stands_behind_two_dashes() {
         let simple = plan(&["--", "/sbin/x", "--grace", "7"]).expect("a plan");
         assert_eq!((simple.program.len(), simple.grace), (3, DEFAULT_GRACE));
-        assert_eq!(plan(&["--grace", "7", "--", "/x"]).expect("a plan").grace, Duration::from_secs(7));
+        let full = plan(&["--grace", "7", "--log", "quiet", "--", "/x"]).expect("a plan");
+        assert_eq!((full.grace, full.log), (Duration::from_secs(7), LogLevel::Quiet));
         for bad in [&["/x"][..], &["--"], &[], &["--grace", "--", "/x"], &["--grace", "x", "--", "/x"]] {
             assert_eq!(plan(bad), None, "{bad:?}");
         }

@@ -13,6 +13,7 @@ use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use super::{Meta, Mount, NewFile, Program, RootDir, System};
+use crate::early::Now;
 use crate::http::{Body, From, HttpError, Source};
 use crate::net::dhcp::Lease;
 use crate::network::Connection;
@@ -21,18 +22,18 @@ use crate::{config, fetch, list, root};
 pub const SERIAL: u64 = 1_763_625_600;
 pub const CONFIG: &str = r#"{"version":1,"bundle":"demo","exec":["/init"]}"#;
 
-pub fn now() -> Timestamp {
-    Timestamp::from_unix(SERIAL + 60).expect("in range")
+pub fn now() -> Now {
+    Now { time: Timestamp::from_unix(SERIAL + 60).expect("in range"), is_known: true }
 }
 
-fn key() -> SecretKey {
-    SecretKey::from_seed([1; 32], [1; 8])
+pub fn key(n: u8) -> SecretKey {
+    SecretKey::from_seed([n; 32], [n; 8])
 }
 
 pub fn identity() -> Identity {
     let json = serde_json::json!({
         "version": 1, "build_time": "2025-11-20T08:00:00Z", "servers": ["http://10.0.2.2:8080"],
-        "keys": [key().public().to_base64()], "threshold": 1, "config": {"name": "demo"},
+        "keys": [key(1).public().to_base64()], "threshold": 1, "config": {"name": "demo"},
         "farmer_id": "farm", "farming_pool_id": "pool"
     });
     Identity::parse(json.to_string().as_bytes()).expect("the sample is valid")
@@ -93,8 +94,14 @@ impl Site {
     }
 
     pub fn sign(&mut self, path: &str, comment: &str) {
-        let signature = key().sign(&self.files[path], comment).to_file();
+        let signature = key(1).sign(&self.files[path], comment).to_file();
         self.insert(&site::signature(path), signature.as_bytes());
+    }
+
+    /// One of several signatures.
+    pub fn sign_by(&mut self, path: &str, key: &SecretKey, comment: &str) {
+        let signature = key.sign(&self.files[path], comment).to_file();
+        self.insert(&site::signature_by(path, key.public().id()), signature.as_bytes());
     }
 
     /// Publishes a list of these files as bundle `demo`.
@@ -112,7 +119,7 @@ impl Site {
     }
 }
 
-fn comment(kind: &str, arch: &str) -> String {
+pub fn comment(kind: &str, arch: &str) -> String {
     format!(
         "zstrap1 kind={kind} name=demo arch={arch} serial={SERIAL} \
          created=2025-11-20T08:00:00Z expires=2026-02-20T08:00:00Z"
@@ -129,7 +136,11 @@ impl Source for Site {
         }
     }
 
-    fn open(&self, path: &str, from: &From) -> Result<Body, HttpError> {
+    fn probe(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
+        self.get(path, limit)
+    }
+
+    fn open(&self, path: &str, from: &From, _: u64) -> Result<Body, HttpError> {
         let mut offsets = self.offsets.lock().expect("no test panics here");
         offsets.push(from.offset);
         let first = offsets.len() == 1;

@@ -11,12 +11,14 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use zstrap_formats::config::Config;
 use zstrap_formats::digest::{ContentDigest, Md5, Sha256};
+use zstrap_formats::key::KeyId;
 use zstrap_formats::name::{Arch, Name};
 use zstrap_formats::signature::{ArchField, Kind, Signature, TrustedComment};
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use crate::clock::{self, Expiry};
+use crate::output;
 use crate::sign::Signers;
 use crate::site::{Site, Writer};
 
@@ -101,7 +103,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Check(check) => {
             let digest = ContentDigest::of(&read_strict(&check.file)?);
-            println!("md5={} sha256={}", digest.md5, digest.sha256);
+            output::line(format_args!("md5={} sha256={}", digest.md5, digest.sha256))
         }
         Command::Add(arguments) => {
             let name = name_of(arguments)?;
@@ -114,10 +116,11 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
                 now: clock::now()?,
             };
             let Added { serial, expires, md5, sha256 } = add(&options)?;
-            println!("config={name} serial={serial} expires={expires} md5={md5} sha256={sha256}");
+            output::line(format_args!(
+                "config={name} serial={serial} expires={expires} md5={md5} sha256={sha256}"
+            ))
         }
     }
-    Ok(())
 }
 
 fn read_strict(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -146,7 +149,7 @@ pub fn add(options: &Options) -> anyhow::Result<Added> {
     let expires = options.expires.from(*now)?;
     let digest = ContentDigest::of(json);
     let writer = Writer::lock(&options.site)?;
-    check_only_name(writer.site(), &digest.sha256, name)?;
+    check_replaced(writer.site(), &digest.sha256, name, signers.first())?;
     warn_of_missing_bundles(writer.site(), &config);
     let serial = writer.site().next_serial(&site::config_folder(name), now.unix())?;
     let (arch, name) = (ArchField::Any, name.clone());
@@ -167,15 +170,36 @@ fn write_all(
     let (name, serial) = (&comment.name, comment.serial);
     for path in [site::config_by_hash(&digest.sha256), site::config(name, serial)] {
         writer.write(&path, json)?;
-        for (path, signature) in signers.sign(&path, json, comment) {
-            writer.write(&path, signature.as_bytes())?;
+        let signatures = signers.sign(&path, json, comment);
+        for (path, signature) in &signatures {
+            writer.write(path, signature.as_bytes())?;
         }
+        remove_other_signatures(writer, &path, &signatures)?;
     }
     writer.write(&site::config_latest(name), format!("{serial}\n").as_bytes())
 }
 
-/// A signature by hash names one config; the same bytes under two names would have room for one of them only.
-fn check_only_name(site: &Site, sha256: &Sha256, name: &Name) -> anyhow::Result<()> {
+/// A config that was published by hash before may bear signatures of keys that do not sign now. They are over
+/// another comment, and count for nothing together with those of today.
+fn remove_other_signatures(
+    writer: &Writer,
+    path: &str,
+    signatures: &[(String, String)],
+) -> anyhow::Result<()> {
+    let (folder, file) = path.rsplit_once('/').expect("configs stand in a folder");
+    for name in writer.site().names(folder)? {
+        let other = format!("{folder}/{name}");
+        let signs = name.strip_prefix(file).is_some_and(|rest| rest.ends_with(".minisig"));
+        if signs && !signatures.iter().any(|(path, _)| *path == other) {
+            writer.remove(&other)?;
+        }
+    }
+    Ok(())
+}
+
+/// What stands by hash is replaced. A signature there names one config: the same bytes under two names would
+/// have room for one of them only. And images that trust only who signed it before would no longer boot.
+fn check_replaced(site: &Site, sha256: &Sha256, name: &Name, signer: KeyId) -> anyhow::Result<()> {
     let path = site::signature(&site::config_by_hash(sha256));
     let Some(text) = site.read(&path)? else { return Ok(()) };
     let signature = Signature::parse(&text).with_context(|| format!("reading {path}"))?;
@@ -185,6 +209,13 @@ fn check_only_name(site: &Site, sha256: &Sha256, name: &Name) -> anyhow::Result<
         let other = comment.name;
         bail!(
             "config {name} has the very bytes of config {other}: change its description to tell them apart"
+        );
+    }
+    let before = signature.key_id();
+    if before != signer {
+        log::warn!(
+            "config {name} was signed by key {before}, now by {signer}: images that pin it and trust only \
+             {before} refuse it from now on"
         );
     }
     Ok(())

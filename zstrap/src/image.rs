@@ -23,6 +23,7 @@ use zstrap_mkimage::modules::{ModuleSet, Patterns, select};
 use zstrap_mkimage::netboot::{self, Parts};
 
 use crate::config;
+use crate::output;
 use crate::sign::read_public;
 use crate::site::Site;
 
@@ -113,14 +114,13 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     let identity = identity(arguments, build_time)?;
     make_netboot(arguments, &identity)?;
     let pin = if identity.config.pin.is_some() { "yes" } else { "no" };
-    println!(
+    output::line(format_args!(
         "image={} arch={} config={} pinned={pin} built={}",
         arguments.output.display(),
         arguments.arch,
         arguments.config,
         identity.build_time
-    );
-    Ok(())
+    ))
 }
 
 /// The convention of reproducible builds for "the time of this build".

@@ -3,7 +3,7 @@
 //! In: a folder and a name. Out: `NAME.key` (mode 0600) and `NAME.pub`, as minisign reads them. Failure: one of
 //! them is there already; it is never overwritten.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use zstrap_formats::key::{PublicKey, SecretKey};
 use zstrap_formats::name::Name;
 
 use crate::cli::UsageError;
+use crate::output;
 
 /// The commands about keys.
 #[derive(Debug, Subcommand)]
@@ -47,9 +48,8 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         return Err(UsageError(text.to_owned()).into());
     }
     let public = create(&new.out, &new.name)?;
-    println!("{}", public.to_base64());
     log::info!("key {}: {}", public.id(), new.out.join(format!("{}.key", new.name)).display());
-    Ok(())
+    output::line(public.to_base64())
 }
 
 /// Makes a key pair without a password in `folder`, and returns its public half.
@@ -66,7 +66,11 @@ pub fn create(folder: &Path, name: &Name) -> anyhow::Result<PublicKey> {
         // Half a pair helps nobody; it was made by us a moment ago.
         std::fs::remove_file(&secret_path).with_context(|| format!("removing {}", secret_path.display()))?;
     }
-    written.map(|()| secret.public())
+    written?;
+    // The names are on the disk once their folder is; a key that signed must not be lost to a power cut.
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.with_context(|| format!("syncing {}", folder.display()))?;
+    Ok(secret.public())
 }
 
 fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod image;
 pub mod key;
+pub mod output;
 mod parallel;
 pub mod progress;
 pub mod publish;

@@ -3,6 +3,7 @@
 //! In: the bytes to do, then the bytes done, from any thread. Out: talk on stderr. Failure: none.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub struct Progress {
     bar: Option<ProgressBar>,
     what: &'static str,
-    total: u64,
+    done: AtomicU64,
     started: Instant,
 }
 
@@ -20,11 +21,12 @@ impl Progress {
     #[must_use]
     pub fn bytes(what: &'static str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| bar(what, total));
-        Progress { bar, what, total, started: Instant::now() }
+        Progress { bar, what, done: AtomicU64::new(0), started: Instant::now() }
     }
 
     /// Counts bytes as done.
     pub fn add(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.inc(bytes);
         }
@@ -36,7 +38,7 @@ impl Progress {
             bar.finish_and_clear();
         }
         let seconds = self.started.elapsed().as_secs_f64();
-        log::info!("{}: {} bytes in {seconds:.2}s", self.what, self.total);
+        log::info!("{}: {} bytes in {seconds:.2}s", self.what, self.done.into_inner());
     }
 }
 

@@ -1,19 +1,19 @@
 //! `zstrap publish`: a folder becomes a bundle.
 //!
 //! In: a folder, a site, a name, keys. Out: the folder's files as blobs, a signed list, and a `latest` that
-//! names it. Failure: the folder holds what a list cannot (the file is named), a file changes while it is read,
-//! the disk fails. `latest` is exchanged last, by rename, so that whatever happens before leaves the old list
-//! whole.
+//! names it. Failure: the folder holds what a list cannot or a secret key (the file is named), a file changes
+//! while it is read, the disk fails. `latest` is exchanged last, by rename, so that whatever happens before
+//! leaves the old list whole.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use tempfile::TempPath;
-use zstrap_formats::digest::{ContentDigest, ContentHasher};
+use zstrap_formats::digest::ContentDigest;
+use zstrap_formats::key::{KeyError, SecretKey};
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::{Arch, Name};
 use zstrap_formats::signature::{ArchField, Kind, TrustedComment};
@@ -21,6 +21,7 @@ use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use crate::clock::{self, Expiry};
+use crate::output;
 use crate::parallel::on_all_cores;
 use crate::progress::Progress;
 use crate::sign::Signers;
@@ -31,6 +32,8 @@ use crate::tree::{self, Item, ItemKind, Stamp, shown};
 const MAX_SMALL: u64 = 1 << 20;
 /// Refused entries that an error names; the rest are counted.
 const MAX_NAMED: usize = 10;
+/// No file with a secret key is longer.
+const MAX_KEY_FILE: u64 = 4096;
 
 /// Written out: clap would make one line of it, whatever its length.
 const USAGE: &str = "\
@@ -118,8 +121,8 @@ pub struct Published {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let rules = Rules { keep_owner: arguments.keep_owner, allow_setuid: arguments.allow_setuid };
     if arguments.dry_run {
-        print!("{}", list_of(&arguments.dir, rules)?.to_text());
-        return Ok(());
+        check_keys_apart(&arguments.dir, &arguments.keys)?;
+        return output::text(&list_of(&arguments.dir, rules)?.to_text());
     }
     let published = publish(&Options {
         dir: arguments.dir.clone(),
@@ -134,8 +137,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Published { serial, expires, list } = published;
     let (bundle, arch) = (&arguments.bundle, arguments.arch);
     let (entries, bytes) = (list.entries().len(), list.total_size());
-    println!("bundle={bundle} arch={arch} serial={serial} entries={entries} bytes={bytes} expires={expires}");
-    Ok(())
+    output::line(format_args!(
+        "bundle={bundle} arch={arch} serial={serial} entries={entries} bytes={bytes} expires={expires}"
+    ))
 }
 
 /// The list that publishing `dir` would give; nothing is written.
@@ -163,9 +167,10 @@ pub fn list_of(dir: &Path, rules: Rules) -> anyhow::Result<List> {
 pub fn publish(options: &Options) -> anyhow::Result<Published> {
     let signers = Signers::read(&options.keys)?;
     let expires = options.expires.from(options.now)?;
+    check_keys_apart(&options.dir, &options.keys)?;
+    check_apart(&options.dir, &options.site)?;
     let items = items_of(&options.dir, options.rules)?;
     let writer = Writer::lock(&options.site)?;
-    check_apart(&options.dir, &options.site)?;
     let before = previous_list(writer.site(), &options.bundle, options.arch)?;
     let digests = store_blobs(&writer, &items, &before)?;
     let list = make_list(items, &digests, options.rules)?;
@@ -175,32 +180,50 @@ pub fn publish(options: &Options) -> anyhow::Result<Published> {
 
 fn items_of(dir: &Path, rules: Rules) -> anyhow::Result<Vec<Item>> {
     let items = tree::read(dir)?;
-    let refused: Vec<String> = items.iter().filter_map(|item| refusal(item, rules)).collect();
-    if refused.is_empty() {
-        warn_of_closed_root(&items);
-        return Ok(items);
-    }
-    let more = refused.len().saturating_sub(MAX_NAMED);
-    let more = if more == 0 { String::new() } else { format!("; and {more} more") };
-    let named = refused[..refused.len().min(MAX_NAMED)].join("; ");
-    bail!("publishing {}: {named}{more}", dir.display());
+    let refused: Vec<String> =
+        on_all_cores(&items, |item| refusal(item, rules))?.into_iter().flatten().collect();
+    ensure!(refused.is_empty(), "publishing {}: {}", dir.display(), first_of(&refused, "; "));
+    warn_of_closed_root(&items);
+    warn_of_private_files(&items);
+    Ok(items)
 }
 
-/// Why an item cannot be in a list.
-fn refusal(item: &Item, rules: Rules) -> Option<String> {
+/// The first few, and how many more there are.
+fn first_of(names: &[String], separator: &str) -> String {
+    let more = names.len().saturating_sub(MAX_NAMED);
+    let more = if more == 0 { String::new() } else { format!("{separator}and {more} more") };
+    names[..names.len().min(MAX_NAMED)].join(separator) + &more
+}
+
+/// Why an item cannot be in a list, or must not be.
+fn refusal(item: &Item, rules: Rules) -> anyhow::Result<Option<String>> {
     let path = shown(&item.path);
     if let ItemKind::Other(what) = item.kind {
-        return Some(format!("{path} is {what}"));
+        return Ok(Some(format!("{path} is {what}")));
     }
     if !item.attributes.is_empty() {
         let names = item.attributes.join(", ");
-        return Some(format!("{path} has extended attributes ({names}), which a list cannot carry"));
+        return Ok(Some(format!("{path} has extended attributes ({names}), which a list cannot carry")));
     }
     let setuid = item.file().is_some() && item.mode & zstrap_formats::list::SETUID_BITS != 0;
     if setuid && !rules.allow_setuid {
-        return Some(format!("{path} has mode {:04o}, expected no set-id bits (--allow-setuid)", item.mode));
+        let expected = "expected no set-id bits (--allow-setuid)";
+        return Ok(Some(format!("{path} has mode {:04o}, {expected}", item.mode)));
     }
-    None
+    let secret = holds_secret_key(item)?;
+    Ok(secret.then(|| format!("{path} is a secret key, and what is published is public")))
+}
+
+/// Whether a file is a secret key, usable, damaged or under a password: no node needs one that signs for it.
+fn holds_secret_key(item: &Item) -> anyhow::Result<bool> {
+    let Some(stamp) = item.file().filter(|stamp| stamp.size <= MAX_KEY_FILE) else { return Ok(false) };
+    let mut content = Vec::new();
+    tree::digest(&item.place, stamp, |piece| {
+        content.extend_from_slice(piece);
+        Ok(())
+    })?;
+    let parsed = std::str::from_utf8(&content).map(SecretKey::parse);
+    Ok(matches!(parsed, Ok(Ok(_) | Err(KeyError::Password | KeyError::Checksum))))
 }
 
 /// A folder from mktemp has mode 0700, and would become a root that only root can enter.
@@ -211,12 +234,41 @@ fn warn_of_closed_root(items: &[Item]) {
     }
 }
 
-/// A site inside the folder would publish itself.
+/// Whoever reads the site reads all files, whatever their modes here.
+fn warn_of_private_files(items: &[Item]) {
+    let private = items.iter().filter(|item| item.file().is_some() && item.mode & 0o004 == 0);
+    let names: Vec<String> = private.map(|item| shown(&item.path)).collect();
+    if !names.is_empty() {
+        let (count, named) = (names.len(), first_of(&names, ", "));
+        log::warn!("files that not everybody may read here become public: {count}, namely {named}");
+    }
+}
+
+/// A site inside the folder would publish itself. It need not exist yet: then its nearest folder that does
+/// decides, so that nothing is made before the answer.
 fn check_apart(dir: &Path, site: &Path) -> anyhow::Result<()> {
-    let real = |path: &Path| path.canonicalize().with_context(|| format!("opening {}", path.display()));
-    let inside = real(site)?.starts_with(real(dir)?);
+    let here =
+        |path: &Path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_path_buf() };
+    let nearest = site.ancestors().find_map(|path| here(path).canonicalize().ok());
+    let nearest = nearest.with_context(|| format!("looking for site {}", site.display()))?;
+    let inside = nearest.starts_with(real(dir)?);
     ensure!(!inside, "site {} is inside {}, expected it elsewhere", site.display(), dir.display());
     Ok(())
+}
+
+/// A signing key inside the folder would be published, and everybody could sign.
+fn check_keys_apart(dir: &Path, keys: &[PathBuf]) -> anyhow::Result<()> {
+    let folder = real(dir)?;
+    for key in keys {
+        // One that is not there is for its reader to report.
+        let inside = key.canonicalize().is_ok_and(|key| key.starts_with(&folder));
+        ensure!(!inside, "key {} is inside {}, expected it elsewhere", key.display(), dir.display());
+    }
+    Ok(())
+}
+
+fn real(path: &Path) -> anyhow::Result<PathBuf> {
+    path.canonicalize().with_context(|| format!("opening {}", path.display()))
 }
 
 /// What the bundle's files were when it was last published. Only a hint: a list that is missing or damaged
@@ -308,7 +360,8 @@ impl Store<'_> {
     /// A large file that looks as it did is hashed before anything is written: it nearly always is the same.
     fn large(&self, item: &Item, stamp: &Stamp) -> anyhow::Result<Stored> {
         let known = self.before.get(&item.path).filter(|digest| digest.size == stamp.size);
-        if known.is_some_and(|digest| self.looks_stored(digest)) {
+        let hash_first = known.is_some_and(|digest| self.looks_stored(digest));
+        if hash_first {
             let digest = tree::digest(&item.place, stamp, |piece| self.count(piece))?;
             if self.has(&digest) {
                 return Ok((digest, None));
@@ -316,7 +369,9 @@ impl Store<'_> {
         }
         let mut half = self.writer.begin()?;
         let digest = tree::digest(&item.place, stamp, |piece| {
-            self.count(piece)?;
+            if !hash_first {
+                self.count(piece)?;
+            }
             half.write_all(piece).context("writing a blob")
         })?;
         let half = (!self.has(&digest)).then(|| half.into_temp_path());
@@ -335,7 +390,7 @@ impl Store<'_> {
         if !self.looks_stored(digest) {
             return false;
         }
-        let whole = content_of(&self.place_of(digest)).is_ok_and(|found| found == *digest);
+        let whole = tree::content_of(&self.place_of(digest)).is_ok_and(|found| found == *digest);
         if !whole {
             log::warn!("blob {} is damaged; it is written anew", digest.sha256);
         }
@@ -349,17 +404,6 @@ impl Store<'_> {
 
     fn place_of(&self, digest: &ContentDigest) -> PathBuf {
         self.writer.site().place(&site::blob(&digest.sha256))
-    }
-}
-
-fn content_of(file: &Path) -> io::Result<ContentDigest> {
-    let (mut file, mut hasher) = (File::open(file)?, ContentHasher::new());
-    let mut buffer = vec![0; 1 << 17];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish()),
-            read => hasher.update(&buffer[..read]),
-        }
     }
 }
 

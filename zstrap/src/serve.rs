@@ -11,6 +11,8 @@ use anyhow::Context;
 use clap::Args;
 use zstrap_server::{Limits, serve, signals};
 
+use crate::output;
+
 /// Arguments of `zstrap serve`.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -31,6 +33,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let site = arguments.site.clone();
     runtime.block_on(async {
         let phase = signals()?;
-        serve(site, arguments.listen, Limits::default(), phase, |bound| println!("http://{bound}")).await
+        let say = |bound| {
+            // Who does not read the address still wants the site served.
+            if let Err(error) = output::line(format_args!("http://{bound}")) {
+                log::warn!("listening on {bound}: {error:#}");
+            }
+        };
+        serve(site, arguments.listen, Limits::default(), phase, say).await
     })
 }

@@ -1,14 +1,14 @@
 //! Signs what a site serves, and reads signing keys.
 //!
 //! In: key files, bytes, the fields of the trusted comment. Out: the signature files of one thing, by path: one
-//! `PATH.minisig`; with several keys also `PATH.KEYID.minisig` for each, which images with a threshold above 1
-//! ask for. Failure: a key file that cannot be read, or two that hold one key.
+//! `PATH.minisig`, and for each key `PATH.KEYID.minisig`, which images with a threshold above 1 ask for. A single
+//! key has both, so that another signer can add theirs later. Failure: a key file that cannot be read, or two that hold one key.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use zstrap_formats::key::{PublicKey, SecretKey};
+use zstrap_formats::key::{KeyId, PublicKey, SecretKey};
 use zstrap_formats::signature::TrustedComment;
 use zstrap_formats::site::{signature, signature_by};
 
@@ -34,10 +34,13 @@ impl Signers {
         let sign = |key: &SecretKey| (key.public().id(), key.sign(bytes, &comment).to_file());
         let signed: Vec<_> = self.0.iter().map(sign).collect();
         let mut files = vec![(signature(path), signed[0].1.clone())];
-        if signed.len() > 1 {
-            files.extend(signed.into_iter().map(|(id, text)| (signature_by(path, id), text)));
-        }
+        files.extend(signed.into_iter().map(|(id, text)| (signature_by(path, id), text)));
         files
+    }
+
+    /// The key whose signature stands in `PATH.minisig`.
+    pub(crate) fn first(&self) -> KeyId {
+        self.0[0].public().id()
     }
 }
 

@@ -224,6 +224,16 @@ impl Writer {
         self.place(half.into_temp_path(), path)?;
         self.sync_folder(folder)
     }
+
+    /// Removes a file, for good: also after power loss.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn remove(&self, path: &str) -> anyhow::Result<()> {
+        let place = self.site.place(path);
+        std::fs::remove_file(&place).with_context(|| format!("removing {}", place.display()))?;
+        self.sync_folder(path.rsplit_once('/').map_or("", |(folder, _)| folder))
+    }
 }
 
 /// Makes a folder, unless it is there; then its mode is its owner's choice.

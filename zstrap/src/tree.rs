@@ -161,6 +161,34 @@ fn attributes(place: &Path) -> anyhow::Result<Vec<String>> {
     Ok(kept.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
 }
 
+/// Reads a file of any kind of origin to its end; links are followed.
+pub(crate) fn content_of(place: &Path) -> anyhow::Result<ContentDigest> {
+    let file = File::open(place).with_context(|| format!("opening {}", place.display()))?;
+    hash(&file, place, CHUNK as u64, |_| Ok(()))
+}
+
+/// Reads to the end, in pieces that fit a file of about `size` bytes; each goes to `take` once it is hashed.
+fn hash(
+    mut file: &File,
+    place: &Path,
+    size: u64,
+    mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<ContentDigest> {
+    let mut buffer = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK).max(1))];
+    let mut hasher = ContentHasher::new();
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(length) => {
+                hasher.update(&buffer[..length]);
+                take(&buffer[..length])?;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).with_context(|| format!("reading {}", place.display())),
+        }
+    }
+}
+
 /// Reads a file that [`read`] found, once: each piece goes to `take`, the digests are of exactly these pieces.
 /// A file that is not the same before and after is an error, since nobody can say what was read.
 pub(crate) fn digest(
@@ -168,24 +196,15 @@ pub(crate) fn digest(
     stamp: &Stamp,
     mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<ContentDigest> {
-    let mut file = open(place)?;
-    let reading = || format!("reading {}", place.display());
+    let file = open(place)?;
     check_same(&file, stamp, place)?;
-    let mut buffer = vec![0; CHUNK.min(usize::try_from(stamp.size).unwrap_or(CHUNK).max(1))];
-    let mut hasher = ContentHasher::new();
-    loop {
-        let length = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error).with_context(reading),
-        };
-        hasher.update(&buffer[..length]);
-        ensure!(hasher.size() <= stamp.size, "{} changes while it is read", place.display());
-        take(&buffer[..length])?;
-    }
+    let mut left = stamp.size;
+    let digest = hash(&file, place, stamp.size, |piece| {
+        let rest = left.checked_sub(piece.len() as u64);
+        left = rest.with_context(|| format!("{} changes while it is read", place.display()))?;
+        take(piece)
+    })?;
     check_same(&file, stamp, place)?;
-    let digest = hasher.finish();
     ensure!(digest.size == stamp.size, "{} changes while it is read", place.display());
     Ok(digest)
 }

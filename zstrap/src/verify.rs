@@ -14,6 +14,7 @@ use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::signature::{Accept, Keyring, Kind, Signature, TrustedComment};
 
 use crate::clock;
+use crate::output;
 use crate::parallel::on_all_cores;
 use crate::sign::read_public;
 use crate::tree::{self, Item, ItemKind, shown};
@@ -42,7 +43,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let bytes = read(&arguments.list)?;
     let comment = verify_signature(arguments, &bytes)?;
     let TrustedComment { kind, name, arch, serial, created, expires } = &comment;
-    println!("kind={kind} name={name} arch={arch} serial={serial} created={created} expires={expires}");
+    output::line(format_args!(
+        "kind={kind} name={name} arch={arch} serial={serial} created={created} expires={expires}"
+    ))?;
     comment.check_time(clock::now()?)?;
     match (kind, &arguments.dir) {
         (Kind::List, dir) => check_list(&bytes, dir.as_deref()),
@@ -72,10 +75,10 @@ fn verify_signature(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<Trust
 
 fn check_list(bytes: &[u8], dir: Option<&Path>) -> anyhow::Result<()> {
     let list = parse_any(bytes)?;
-    println!("entries={} bytes={}", list.entries().len(), list.total_size());
+    output::line(format_args!("entries={} bytes={}", list.entries().len(), list.total_size()))?;
     let Some(dir) = dir else { return Ok(()) };
     let found = differences(&list, dir)?;
-    found.iter().for_each(|line| println!("{line}"));
+    found.iter().try_for_each(output::line)?;
     match found.len() {
         0 => Ok(()),
         count => bail!("{} differs from the list in {count} places", dir.display()),
