@@ -105,7 +105,8 @@ impl Image {
         serde_json::to_string(self).expect("strings and numbers always serialize") + "\n"
     }
 
-    fn files(&self) -> impl Iterator<Item = &str> {
+    /// The files that it names; one may come twice.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
         [&self.kernel, &self.initramfs]
             .into_iter()
             .chain(self.slots.iter().map(|s| &s.file))

@@ -2,22 +2,25 @@
 //!
 //! In: file names and contents. Out: the folder, with `SHA256SUMS` as sha256sum(1) reads it. The files are
 //! written and synced in a folder beside, which takes the final name at the end; an image that was there before
-//! stays whole until then. Failure: something that is no image stands there; the disk's errors.
+//! stays whole until then. Failure: something that is no image stands there, or an image among other files;
+//! the disk's errors.
 
-use std::fs::{File, Permissions};
+use std::fs::{DirEntry, File, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use zstrap_formats::digest::ContentHasher;
 
-use crate::describe::Image;
+use crate::describe::{IMAGE_JSON, Image};
 
 /// The checksums of all other files of the folder.
 pub(crate) const SHA256SUMS: &str = "SHA256SUMS";
+const FILE_MODE: u32 = 0o644;
+const FOLDER_MODE: u32 = 0o755;
 
 /// What stands at the place of a new image.
 enum Before {
@@ -27,7 +30,9 @@ enum Before {
 
 /// Writes `files` as the folder `target`.
 pub(crate) fn write(target: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()> {
-    let before = look(target)?;
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let before = look(target, &names)?;
+    let target = &followed(target)?;
     let parent = parent_of(target);
     std::fs::create_dir_all(&parent).with_context(|| format!("making folder {}", parent.display()))?;
     // Removed on drop, and so on every way out but the last.
@@ -35,29 +40,49 @@ pub(crate) fn write(target: &Path, files: &[(&str, &[u8])]) -> anyhow::Result<()
         .prefix(".zstrap-image-")
         .tempdir_in(&parent)
         .with_context(|| format!("making a folder in {}", parent.display()))?;
-    let shared = Permissions::from_mode(0o755);
-    std::fs::set_permissions(half.path(), shared).context("setting the mode of the image's folder")?;
+    let public = Permissions::from_mode(FOLDER_MODE);
+    std::fs::set_permissions(half.path(), public).context("setting the mode of the image's folder")?;
     for (name, content) in files {
         write_synced(&half.path().join(name), content)?;
     }
-    write_sums(half.path(), files.iter().map(|(name, _)| *name))?;
+    write_sums(half.path(), names.into_iter())?;
     exchange(half.path(), target, &before).with_context(|| format!("placing {}", target.display()))?;
     sync_folder(&parent)
 }
 
-/// Refuses everything but free places, empty folders and images.
-fn look(target: &Path) -> anyhow::Result<Before> {
-    let mut entries = match std::fs::read_dir(target) {
+/// Refuses everything but free places, empty folders and images that stand alone: what is not of the image
+/// would go with it.
+fn look(target: &Path, new: &[&str]) -> anyhow::Result<Before> {
+    let looking = || format!("looking at {}", target.display());
+    let entries = match std::fs::read_dir(target) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Before::Nothing),
-        Err(error) => return Err(error).with_context(|| format!("looking at {}", target.display())),
-        Ok(entries) => entries,
+        entries => entries.with_context(looking)?,
     };
-    if entries.next().is_none() {
+    let entries: Vec<DirEntry> = entries.collect::<Result<_, _>>().with_context(looking)?;
+    if entries.is_empty() {
         return Ok(Before::Nothing);
     }
-    match Image::read(target) {
-        Ok(_) => Ok(Before::Image),
-        Err(_) => bail!("{} is there and is not an image, expected an image or nothing", target.display()),
+    let Ok(image) = Image::read(target) else {
+        bail!("{} is there and is not an image, expected an image or nothing", target.display());
+    };
+    let own: Vec<&str> = image.files().chain([SHA256SUMS, IMAGE_JSON]).chain(new.iter().copied()).collect();
+    let is_own = |entry: &DirEntry| {
+        let file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        file && entry.file_name().to_str().is_some_and(|name| own.contains(&name))
+    };
+    let others = entries.iter().filter(|entry| !is_own(entry));
+    let mut others: Vec<String> = others.map(|entry| format!("{:?}", entry.file_name())).collect();
+    others.sort();
+    let (place, named) = (target.display(), others.join(", "));
+    ensure!(others.is_empty(), "{place} holds {named} beside an image, expected nothing that would be lost");
+    Ok(Before::Image)
+}
+
+/// A link is followed: what it points to is replaced, not the link.
+fn followed(target: &Path) -> anyhow::Result<PathBuf> {
+    match target.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(target.to_path_buf()),
+        real => real.with_context(|| format!("looking at {}", target.display())),
     }
 }
 
@@ -86,12 +111,10 @@ pub(crate) fn write_sums<'a>(folder: &Path, names: impl Iterator<Item = &'a str>
         let hash = sha256_of(&folder.join(name))?;
         text.push_str(&format!("{hash}  {name}\n"));
     }
-    let mut half = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(folder)
+    let mut half = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("making a file in {}", folder.display()))?;
     let path = folder.join(SHA256SUMS);
-    half.write_all(text.as_bytes()).and_then(|()| half.as_file().sync_all()).context("writing SHA256SUMS")?;
+    write_public(half.as_file_mut(), text.as_bytes()).context("writing SHA256SUMS")?;
     half.persist(&path).with_context(|| format!("writing {}", path.display()))?;
     sync_folder(folder)
 }
@@ -104,7 +127,7 @@ pub(crate) fn summed_names(folder: &Path) -> anyhow::Result<Vec<String>> {
     let names: Option<Vec<String>> = text.lines().map(name).collect();
     let names = names.with_context(|| format!("reading {}: expected lines of sha256sum", path.display()))?;
     let inside = names.iter().all(|name| !name.contains('/'));
-    anyhow::ensure!(inside, "{} names a file outside its folder", path.display());
+    ensure!(inside, "{} names a file outside its folder", path.display());
     Ok(names)
 }
 
@@ -124,7 +147,14 @@ fn sha256_of(path: &Path) -> anyhow::Result<String> {
 fn write_synced(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let writing = || format!("writing {}", path.display());
     let mut file = File::create(path).with_context(writing)?;
-    file.write_all(content).and_then(|()| file.sync_all()).with_context(writing)
+    write_public(&mut file, content).with_context(writing)
+}
+
+/// Whatever the umask: a web server of another user serves these files.
+fn write_public(file: &mut File, content: &[u8]) -> std::io::Result<()> {
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 /// A rename lasts once its folder is on the disk.
@@ -137,7 +167,6 @@ fn sync_folder(folder: &Path) -> anyhow::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::describe::IMAGE_JSON;
 
     fn image_json() -> String {
         Image::netboot("amd64", "", 4096).to_json()
@@ -160,6 +189,8 @@ mod tests {
         let output = std::process::Command::new("sha256sum")
             .args(["--strict", "-c", SHA256SUMS])
             .current_dir(&target)
+            .env("LC_ALL", "C")
+            .env_remove("LANGUAGE")
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -171,10 +202,40 @@ mod tests {
     fn replaces_an_image_and_leaves_nothing_beside_it() {
         let parent = tempfile::tempdir().unwrap();
         let target = parent.path().join("image");
-        write(&target, &[(IMAGE_JSON, image_json().as_bytes()), ("old", b"")]).unwrap();
+        write(&target, &[(IMAGE_JSON, image_json().as_bytes()), ("kernel", b"")]).unwrap();
         write(&target, &[(IMAGE_JSON, image_json().as_bytes()), ("new", b"")]).unwrap();
         assert_eq!(names(&target), [SHA256SUMS, IMAGE_JSON, "new"]);
         assert_eq!(names(parent.path()), ["image"]);
+    }
+
+    #[test]
+    fn refuses_an_image_beside_which_other_files_would_be_lost() {
+        let parent = tempfile::tempdir().unwrap();
+        let target = parent.path().join("image");
+        let json = image_json();
+        let files: [(&str, &[u8]); 2] = [(IMAGE_JSON, json.as_bytes()), ("boot.ipxe", b"")];
+        write(&target, &files).unwrap();
+        write(&target, &files).unwrap();
+        std::fs::write(target.join("notes"), "mine").unwrap();
+        // A folder is no file of the image, whatever its name.
+        std::fs::create_dir(target.join("kernel")).unwrap();
+        let error = write(&target, &files).unwrap_err().to_string();
+        assert!(error.contains("image holds \"kernel\", \"notes\" beside an image"), "{error}");
+        assert_eq!(std::fs::read_to_string(target.join("notes")).unwrap(), "mine");
+        assert_eq!(names(parent.path()), ["image"]);
+    }
+
+    #[test]
+    fn a_link_to_an_image_is_followed_and_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let (target, link) = (parent.path().join("versions/image"), parent.path().join("link"));
+        write(&target, &[(IMAGE_JSON, image_json().as_bytes()), ("kernel", b"old")]).unwrap();
+        std::os::unix::fs::symlink("versions/image", &link).unwrap();
+        write(&link, &[(IMAGE_JSON, image_json().as_bytes()), ("kernel", b"new")]).unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::read(target.join("kernel")).unwrap(), b"new");
+        assert_eq!(names(parent.path()), ["link", "versions"]);
+        assert_eq!(names(&parent.path().join("versions")), ["image"]);
     }
 
     #[test]

@@ -6,12 +6,15 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use zstrap_formats::name::Arch;
 
 use crate::describe::{IMAGE_JSON, Image};
 use crate::modules::ModuleSet;
 use crate::{folder, initramfs, kernel, program};
+
+/// What iPXE would not pass on to the kernel as it stands: quotes, settings, ends of commands, comments.
+const IPXE_SYNTAX: &str = "\"'\\$|&;#";
 
 /// What an image is made of.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +67,9 @@ fn check_kernel(parts: &Parts<'_>) -> anyhow::Result<()> {
 fn cmdline(arch: Arch, append: &str) -> anyhow::Result<String> {
     let line_breaks = append.contains(|c: char| c.is_control());
     ensure!(!line_breaks, "command line {append:?}: expected no control characters");
+    if let Some(found) = append.chars().find(|c| IPXE_SYNTAX.contains(*c)) {
+        bail!("command line {append:?}: {found} is syntax of iPXE, expected none of {IPXE_SYNTAX}");
+    }
     let serial = match arch {
         Arch::Amd64 => "ttyS0",
         Arch::Arm64 => "ttyAMA0",
@@ -103,6 +109,10 @@ mod tests {
     #[test]
     fn refuses_a_command_line_that_would_break_the_script() {
         assert!(cmdline(Arch::Amd64, "a\nshell").is_err());
+        for found in ['"', '\'', '\\', '$', '|', '&', ';', '#'] {
+            let error = cmdline(Arch::Amd64, &format!("a{found}b")).unwrap_err().to_string();
+            assert!(error.contains(&format!(": {found} is syntax of iPXE")), "{error}");
+        }
         assert_eq!(cmdline(Arch::Arm64, "").unwrap(), "console=tty0 console=ttyAMA0,115200 quiet");
     }
 }

@@ -6,7 +6,7 @@ mod support;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{init, kernel, kernel_modules, parts, run};
+use support::{init, kernel, kernel_modules, parts, plain, run};
 use zstrap_formats::slot::{self, SLOT_SIZE};
 use zstrap_mkimage::modules::{ModuleSet, Patterns, select};
 use zstrap_mkimage::{Image, initramfs, netboot, slots};
@@ -19,7 +19,7 @@ fn modules() -> ModuleSet {
 
 /// Feeds `input` to a program and returns what it prints.
 fn piped(program: &str, arguments: &[&str], input: &[u8]) -> String {
-    let mut child = Command::new(program)
+    let mut child = plain(&mut Command::new(program))
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

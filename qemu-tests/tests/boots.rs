@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use zstrap_formats::time::{DAY, Timestamp};
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
-use zstrap_qemu_tests::site::{SMALL, Scene, Tree};
+use zstrap_qemu_tests::site::{SMALL, Scene, Tree, now};
+use zstrap_qemu_tests::vm::Reason;
 
 #[test]
 fn boots_with_one_nic() -> Result<()> {
@@ -34,14 +36,24 @@ fn boots_two_thousand_small_files() -> Result<()> {
 
 #[test]
 fn boots_a_file_of_300_mb_in_768_mib() -> Result<()> {
+    boots_big_file("boots-big-file", 768)
+}
+
+/// Where the file fits once, and with no room for half of it more.
+#[test]
+fn boots_a_file_of_300_mb_in_448_mib() -> Result<()> {
+    boots_big_file("boots-big-file-tight", 448)
+}
+
+fn boots_big_file(name: &str, memory_mib: u32) -> Result<()> {
     const SIZE: usize = 300_000_000;
-    let mut scene = Scene::new("boots-big-file")?;
+    let mut scene = Scene::new(name)?;
     let tree = Tree::payload()?;
     let pattern: Vec<u8> = (0..SIZE).map(|place| (place / 4096 * 31 + place % 251) as u8).collect();
     tree.file("srv/big", &pattern, 0o644)?;
     scene.publish(&tree, "big")?;
     scene.add_config("big", &json!({ "version": 1, "bundle": "big", "exec": ["/sbin/init"] }))?;
-    let machine = scene.machine()?.memory_mib(768);
+    let machine = scene.machine()?.memory_mib(memory_mib);
     let vm = expect_payload(machine, Duration::from_secs(300))?;
     vm.assert_line(&format!("payload: tree={}", tree.fingerprint()?))?;
     vm.assert_never("] fail:")
@@ -73,5 +85,71 @@ fn boots_a_pinned_config_although_the_latest_is_another() -> Result<()> {
     let asked = scene.server.requests_for("/configs/*");
     let first = asked.first().context("no config was asked for")?;
     ensure!(first.path.starts_with("/configs/by-hash/"), vm.failed(&format!("{} was asked for", first.path)));
+    Ok(())
+}
+
+#[test]
+fn boots_through_the_second_nic_when_the_first_leads_nowhere() -> Result<()> {
+    let scene = Scene::new("boots-dead-nic")?;
+    // A hub with nobody else on it: there is a carrier, and never an answer.
+    let nics = [
+        ["-netdev", "hubport,id=nowhere,hubid=0"],
+        ["-device", "virtio-net-pci,netdev=nowhere,romfile="],
+        ["-netdev", "user,id=somewhere"],
+        ["-device", "virtio-net-pci,netdev=somewhere,romfile="],
+    ];
+    let vm = expect_payload(scene.machine()?.nics(0).arguments(nics.as_flattened()), BOUND)?;
+    vm.assert_line("] network: lease addr=10.0.2.15/24 gw=10.0.2.2 link=eth1 ")?;
+    vm.assert_line("] network: online server=*link=eth1 ")?;
+    vm.assert_never("] fail:")
+}
+
+#[test]
+fn boots_with_a_dead_clock_what_was_signed_after_the_image_was_built() -> Result<()> {
+    let mut scene = Scene::new("boots-dead-clock")?;
+    let built = Timestamp::from_unix(now()?.unix() - 7 * DAY)?;
+    scene.identity["build_time"] = json!(built.to_string());
+    let vm = expect_payload(scene.machine()?.arguments(&["-rtc", "base=1970-01-02"]), BOUND)?;
+    let raised = vm.find_all("] early: clock raised from=");
+    let reasons = [" why=before-image-was-built", " why=signed-later"];
+    let as_wanted =
+        raised.len() >= 2 && raised.iter().zip(reasons).all(|(line, why)| line.text.ends_with(why));
+    ensure!(as_wanted, vm.failed(&format!("expected the clock raised for {reasons:?}")));
+    vm.assert_line("] early: clock raised from=1970-01-02T")?;
+    vm.assert_never("] fail:")
+}
+
+#[test]
+fn boots_what_both_signers_have_signed() -> Result<()> {
+    let mut scene = Scene::new("boots-two-signers")?;
+    scene.add_signer("second")?;
+    scene.publish(&Tree::small()?, SMALL)?;
+    scene.add_config(SMALL, &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"] }))?;
+    let vm = expect_payload(scene.machine()?, BOUND)?;
+    // Two signatures each of config and list, and not the one without a key in its name.
+    let asked: Vec<_> = ["/configs/*.minisig", "/bundles/*.minisig"]
+        .iter()
+        .map(|path| scene.server.requests_for(path).len())
+        .collect();
+    ensure!(asked == [2, 2], vm.failed(&format!("expected two signatures each, asked for {asked:?}")));
+    vm.assert_never("refused")
+}
+
+/// A screen and a serial line: what was said on the one stands on the other as well.
+#[test]
+fn talks_on_every_console() -> Result<()> {
+    // What the kernel has for a screen, by its rows; there is one even where no graphics card is.
+    const SHOW: &str = "#!/bin/sh\nbusybox fold -w 80 /dev/vcs1 | sed 's/^/test: screen /'\npoweroff -f\n";
+    let mut scene = Scene::new("boots-two-consoles")?;
+    let tree = Tree::copy_of("demo-tree")?;
+    tree.file("show", SHOW.as_bytes(), 0o755)?;
+    scene.publish(&tree, "show")?;
+    scene.add_config("show", &json!({ "version": 1, "bundle": "show", "exec": ["/show"] }))?;
+    let mut vm = scene.machine()?.start()?;
+    vm.expect_exit(&Reason::PowerOff, BOUND)?;
+    for said in ["*] early: ready ", "*] network: online server=", "*] handoff: exec /show "] {
+        vm.assert_line(&format!("test: screen {said}"))?;
+        ensure!(vm.find_all(said).len() == 2, vm.failed(&format!("expected `{said}` once on each console")));
+    }
     Ok(())
 }

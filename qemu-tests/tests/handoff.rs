@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use zstrap_formats::slot;
 use zstrap_qemu_tests::artefacts::artefact;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
 use zstrap_qemu_tests::site::{FARMER, IMPATIENT, POOL, SMALL, Scene, Tree};
@@ -164,4 +165,46 @@ fn ends_the_boot_when_the_program_is_not_there() -> Result<()> {
     vm.assert_line("] fail: stage=handoff reason=exec")?;
     vm.assert_line("/sbin/nothing")?;
     vm.assert_line("] fail: rebooting in 1s").map(drop)
+}
+
+/// Once the mounts have moved, the files of the bundle stand where the init had its own: another attempt would take
+/// what it finds there for its identity.
+#[test]
+fn makes_no_other_attempt_once_the_root_has_changed() -> Result<()> {
+    let mut scene = Scene::new("handoff-no-exec")?;
+    let tree = Tree::small()?;
+    tree.file("start.txt", b"a text that is no program\n", 0o755)?;
+    let mut foreign = scene.identity.clone();
+    foreign["farmer_id"] = json!("farmer-of-the-bundle");
+    tree.file(slot::SLOT_FILE, &slot::write(foreign.to_string().as_bytes())?, 0o644)?;
+    scene.publish(&tree, "text")?;
+    scene.add_config("text", &json!({ "version": 1, "bundle": "text", "exec": ["/start.txt"] }))?;
+
+    let mut vm = scene.machine()?.append(IMPATIENT).start()?;
+    vm.expect_exit(&Reason::Reset, BOUND)?;
+    let refusals = vm.find_all("] handoff: refused reason=exec");
+    ensure!(refusals.len() == 1, vm.failed("expected one `handoff: refused reason=exec`"));
+    vm.assert_line("] fail: because: *Exec format error")?;
+    vm.assert_line("] fail: rebooting in 1s")?;
+    vm.assert_never("] fail: retry ")?;
+    let identities = vm.find_all("] identity: ");
+    let own = |text: &str| text.contains("] identity: ok ") && text.contains(&format!("farmer={FARMER} "));
+    ensure!(identities.len() == 1, vm.failed("expected one line of the identity"));
+    ensure!(own(&identities[0].text), vm.failed("expected the identity of the image"));
+    ensure!(scene.server.requests_for("/configs/*/latest").len() <= 2, vm.failed("a second attempt asked"));
+    Ok(())
+}
+
+#[test]
+fn reboots_when_the_program_ends_and_the_kernel_panics() -> Result<()> {
+    let mut scene = Scene::new("handoff-program-ends")?;
+    scene.publish(&Tree::copy_of("demo-tree")?, "ends")?;
+    scene.add_config("ends", &json!({ "version": 1, "bundle": "ends", "exec": ["/bin/false"] }))?;
+    // Nobody has said `panic=` on the command line: the init has seen to the reboot.
+    let mut vm = scene.machine()?.start()?;
+    vm.expect_exit(&Reason::Panic, BOUND)?;
+    let handoff = vm.assert_line("] handoff: exec /bin/false ")?;
+    let panic = vm.assert_line("Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100")?;
+    ensure!(handoff.index < panic.index, vm.failed("the panic came before the handoff"));
+    vm.assert_never("] fail:")
 }

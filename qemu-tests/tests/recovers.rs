@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use zstrap_qemu_tests::boot::{BOUND, DONE, expect_payload};
 use zstrap_qemu_tests::http::{Fault, Rule};
-use zstrap_qemu_tests::site::{SMALL, Scene, Tree};
+use zstrap_qemu_tests::site::{Scene, Tree};
 use zstrap_qemu_tests::vm::Reason;
 
 #[test]
@@ -30,7 +31,7 @@ fn goes_on_where_a_connection_was_cut_at_half_a_file() -> Result<()> {
     let tree = Tree::payload()?;
     tree.file("srv/big", &noise(8 << 20), 0o644)?;
     scene.publish(&tree, "cut")?;
-    let config = serde_json::json!({ "version": 1, "bundle": "cut", "exec": ["/sbin/init"] });
+    let config = json!({ "version": 1, "bundle": "cut", "exec": ["/sbin/init"] });
     scene.add_config("cut", &config)?;
     let (blob, size) = scene.blob("cut", "./srv/big")?;
     let blob = format!("/{blob}");
@@ -43,12 +44,30 @@ fn goes_on_where_a_connection_was_cut_at_half_a_file() -> Result<()> {
     vm.assert_never("] fail:")
 }
 
+/// One file does not begin to come, another stops coming half-way; both connections stay open.
 #[test]
-fn waits_out_a_server_that_stalls() -> Result<()> {
-    let scene = Scene::new("recovers-stall")?;
-    let (blob, _) = scene.blob(SMALL, "./sbin/init")?;
-    scene.server.rule(Rule::first(1, &format!("/{blob}"), Fault::Stall(Duration::from_secs(600))));
-    expect_payload(scene.machine()?, BOUND).map(drop)
+fn asks_again_when_a_server_stalls() -> Result<()> {
+    const FOR_EVER: Duration = Duration::from_secs(600);
+    let mut scene = Scene::new("recovers-stall")?;
+    let tree = Tree::payload()?;
+    tree.file("srv/big", &noise(1 << 20), 0o644)?;
+    scene.publish(&tree, "stall")?;
+    scene.add_config("stall", &json!({ "version": 1, "bundle": "stall", "exec": ["/sbin/init"] }))?;
+    let (silent, _) = scene.blob("stall", "./sbin/init")?;
+    let (halting, size) = scene.blob("stall", "./srv/big")?;
+    let (silent, halting) = (format!("/{silent}"), format!("/{halting}"));
+    scene.server.rule(Rule::first(1, &silent, Fault::Stall(FOR_EVER)));
+    scene.server.rule(Rule::first(1, &halting, Fault::StallAfter(size / 2, FOR_EVER)));
+
+    let vm = expect_payload(scene.machine()?, BOUND)?;
+    vm.assert_line(&format!("payload: tree={}", tree.fingerprint()?))?;
+    let ranges = |path| -> Vec<_> {
+        scene.server.requests_for(path).into_iter().map(|request| request.range).collect()
+    };
+    let (silent, halting) = (ranges(&silent), ranges(&halting));
+    ensure!(silent == [None, None], "the silent one was asked for {silent:?}");
+    ensure!(halting == [None, Some(format!("bytes={}-", size / 2))], "the other was asked for {halting:?}");
+    vm.assert_never("] fail:")
 }
 
 /// Bytes that no transport can shorten: a multiplicative generator, always the same.

@@ -2,23 +2,37 @@
 //!
 //! Each test spoils one thing of a site that would boot otherwise.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use serde_json::json;
 use zstrap_formats::key::SecretKey;
 use zstrap_formats::name::Arch;
 use zstrap_formats::signature::{ArchField, Kind};
+use zstrap_formats::site::signature_by;
 use zstrap_formats::time::{DAY, Timestamp};
-use zstrap_qemu_tests::boot::expect_refusal;
+use zstrap_qemu_tests::boot::{expect_refusal, expect_refusal_by};
 use zstrap_qemu_tests::http::{Fault, Rule};
-use zstrap_qemu_tests::site::{SMALL, Scene, now};
+use zstrap_qemu_tests::site::{SMALL, Scene, Tree, now};
+use zstrap_qemu_tests::vm::Vm;
 
 /// Every list of the site.
 const LISTS: &str = "/bundles/*.mtree";
 
+/// Refused for its config: then no list may even be asked for.
+fn config_refused(scene: &Scene, reason: &str) -> Result<()> {
+    let vm = expect_refusal(scene, "config", reason)?;
+    never_asked_for(scene, &vm, "/bundles/*")
+}
+
 /// Refused for its list: then no file of the bundle may even be asked for.
 fn list_refused(scene: &Scene, reason: &str) -> Result<()> {
     let vm = expect_refusal(scene, "list", reason)?;
-    match scene.server.requests_for("/blobs/*").first() {
+    never_asked_for(scene, &vm, "/blobs/*")
+}
+
+fn never_asked_for(scene: &Scene, vm: &Vm, path: &str) -> Result<()> {
+    match scene.server.requests_for(path).first() {
         None => Ok(()),
         Some(request) => Err(vm.failed(&format!("{} was asked for", request.path))),
     }
@@ -72,7 +86,7 @@ fn refuses_config_that_breaks_the_md5_pin() -> Result<()> {
     let mut scene = Scene::new("refuses-md5-pin")?;
     let config = scene.read(&scene.config(SMALL)?)?;
     scene.pin_config(b"another config", &config);
-    expect_refusal(&scene, "config", "md5-pin").map(drop)
+    config_refused(&scene, "md5-pin")
 }
 
 #[test]
@@ -86,7 +100,7 @@ fn refuses_config_that_breaks_the_sha256_pin() -> Result<()> {
     let place = format!("configs/by-hash/{pinned}.json");
     scene.write(&place, &config)?;
     scene.write(&format!("{place}.minisig"), &scene.read(&format!("{path}.minisig"))?)?;
-    expect_refusal(&scene, "config", "sha256-pin").map(drop)
+    config_refused(&scene, "sha256-pin")
 }
 
 #[test]
@@ -177,5 +191,62 @@ fn refuses_config_that_demands_an_unknown_field() -> Result<()> {
         "must_understand": ["quantum_safe"],
     });
     scene.force_config("future", &config)?;
-    expect_refusal(&scene, "config", "must-understand").map(drop)
+    config_refused(&scene, "must-understand")
+}
+
+/// A site that two keys sign, for machines that demand both; the path of the second signature of its list and of its
+/// config.
+fn two_signers(name: &str) -> Result<(Scene, [String; 2])> {
+    let mut scene = Scene::new(name)?;
+    let second = scene.add_signer("second")?.id();
+    scene.publish(&Tree::small()?, SMALL)?;
+    scene.add_config(SMALL, &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"] }))?;
+    let signatures = [signature_by(&scene.list(SMALL)?, second), signature_by(&scene.config(SMALL)?, second)];
+    Ok((scene, signatures))
+}
+
+#[test]
+fn refuses_list_that_only_one_of_two_signers_has_signed() -> Result<()> {
+    let (scene, [list, _]) = two_signers("refuses-list-threshold")?;
+    scene.delete(&list)?;
+    list_refused(&scene, "threshold")
+}
+
+#[test]
+fn refuses_config_that_only_one_of_two_signers_has_signed() -> Result<()> {
+    let (scene, [_, config]) = two_signers("refuses-config-threshold")?;
+    scene.delete(&config)?;
+    config_refused(&scene, "threshold")
+}
+
+#[test]
+fn refuses_list_that_one_signer_has_signed_twice() -> Result<()> {
+    let (scene, [second, _]) = two_signers("refuses-signed-twice")?;
+    let list = scene.list(SMALL)?;
+    let first = scene.read(&signature_by(&list, scene.key()?.public().id()))?;
+    scene.write(&second, &first)?;
+    list_refused(&scene, "threshold")
+}
+
+/// The first attempt fails with more than half of the memory full. The second must find that memory free again.
+#[test]
+fn refuses_bad_file_of_a_bundle_that_fits_into_memory_only_once() -> Result<()> {
+    const MEMORY_MIB: u32 = 320;
+    let mut scene = Scene::new("refuses-big-bundle")?;
+    let tree = Tree::payload()?;
+    for number in 0..MEMORY_MIB / 2 / 4 + 4 {
+        let content = format!("file {number:07}\n").repeat((4 << 20) / 13);
+        tree.file(&format!("srv/{number}"), content.as_bytes(), 0o644)?;
+    }
+    // The smallest is the last to be fetched.
+    tree.file("srv/last", b"a few bytes", 0o644)?;
+    scene.publish(&tree, "large")?;
+    scene.add_config("large", &json!({ "version": 1, "bundle": "large", "exec": ["/sbin/init"] }))?;
+    let (blob, _) = scene.blob("large", "./srv/last")?;
+    scene.server.rule(Rule::always(&format!("/{blob}"), Fault::FlipByte(0)));
+    let machine = scene.machine()?.memory_mib(MEMORY_MIB);
+    let vm = expect_refusal_by(machine, "fetch", "sha256", Duration::from_secs(180))?;
+    let roots = vm.find_all("] root: ready ").len();
+    ensure!(roots == 2, vm.failed(&format!("expected a root at each attempt, found {roots}")));
+    Ok(())
 }

@@ -81,6 +81,17 @@ fn passes_on_reboot_of_busybox() -> Result<()> {
     ends_by("supervise-busybox-reboot", "busybox reboot", &Reason::Reset)
 }
 
+#[test]
+fn passes_on_ctrl_alt_del() -> Result<()> {
+    let probe = "until zinit status daemon | grep -q Running; do sleep 0.1; done\necho test: ready\n";
+    let scene = scene("supervise-ctrl-alt-del", &[("daemon", DAEMON), ("probe", probe)])?;
+    let mut vm = boot(&scene)?;
+    vm.wait_line("test: ready", BOUND)?;
+    vm.send_keys(&["ctrl", "alt", "delete"])?;
+    vm.expect_exit(&Reason::Reset, BOUND)?;
+    vm.assert_line("test: daemon stopped").map(drop)
+}
+
 /// Gives a command once the daemon runs: the machine must end that way, with the daemon stopped before.
 fn ends_by(name: &str, command: &str, reason: &Reason) -> Result<()> {
     let probe = format!("until zinit status daemon | grep -q Running; do sleep 0.1; done\n{command}\n");

@@ -9,6 +9,7 @@
 mod access;
 mod answer;
 mod conditions;
+mod descriptors;
 mod path;
 mod serve;
 mod source;

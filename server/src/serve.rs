@@ -35,7 +35,8 @@ pub struct Limits {
     pub stall: Duration,
     /// How long requests in flight may go on after a stop.
     pub drain: Duration,
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at a time; more wait in the kernel's queue. Fewer, when the process may not open enough
+    /// files for them.
     pub connections: usize,
 }
 
@@ -96,6 +97,7 @@ pub async fn serve(
     bound: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
     check_site(&site)?;
+    let limits = Limits { connections: crate::descriptors::connections(limits.connections), ..limits };
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
     bound(listener.local_addr().context("reading the bound address")?);
     let mut connections = JoinSet::new();

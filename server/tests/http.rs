@@ -114,7 +114,7 @@ fn resumes_with_curl_continue_at() {
     let file = site.path().join("got");
     std::fs::write(&file, &pattern(3 * MIB + 17)[..1_000_000]).unwrap();
     let status = std::process::Command::new("curl")
-        .args(["--silent", "--fail", "--max-time", "20", "--continue-at", "-", "--output"])
+        .args(["--noproxy", "*", "--silent", "--fail", "--max-time", "20", "--continue-at", "-", "--output"])
         .arg(&file)
         .arg(site.server.url(&site.blob))
         .status()

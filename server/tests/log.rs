@@ -46,5 +46,6 @@ fn logs_method_path_status_bytes_and_time() {
     assert!(line(&format!("GET {LATEST} 200 3 ")).ends_with("ms"));
     line("HEAD /configs.json 200 0 ");
     line("GET /blobs/%2e%2e/x 404 10 ");
-    assert_eq!(LINES.lock().unwrap().len(), 3);
+    // What the server says of itself at its start is no request.
+    assert_eq!(LINES.lock().unwrap().iter().filter(|line| line.ends_with("ms")).count(), 3);
 }

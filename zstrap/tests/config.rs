@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{Work, done, refused, text, value};
+use support::{Work, all_below, done, refused, text, value};
 
 const GOOD: &str = r#"{"version":1,"description":"A farm","bundle":"demo","exec":["/sbin/init"]}"#;
 
@@ -112,4 +112,54 @@ fn names_come_from_the_file_or_the_argument() {
         work.zstrap(&["config", "add", "My Farm.json", "--site", "site", "--key", "keys/admin.key"]);
     add.args(["--name", "by-hash"]);
     assert!(refused(add).contains("is taken by the site's layout"));
+}
+
+/// Adds `farm.json`, signed by these keys, and returns all that is said and the names under `by-hash`.
+fn add_by(work: &Work, keys: &[&str]) -> (String, Vec<String>) {
+    let mut add = work.zstrap(&["config", "add", "farm.json", "--site", "site"]);
+    for key in keys {
+        add.args(["--key", &format!("keys/{key}.key")]);
+    }
+    let output = add.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let names = all_below(&work.path("site/configs/by-hash")).into_iter();
+    let names = names.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    (text(&output.stderr), names)
+}
+
+fn key_id(work: &Work, key: &str) -> String {
+    text(&work.read(format!("keys/{key}.pub"))).split_whitespace().nth(5).unwrap().to_owned()
+}
+
+#[test]
+fn signatures_by_hash_of_keys_that_no_longer_sign_go() {
+    let work = Work::new();
+    work.write("farm.json", GOOD);
+    for name in ["second", "third"] {
+        done(work.zstrap(&["key", "new", "--out", "keys", "--name", name, "--no-password"]));
+    }
+    add_by(&work, &["admin", "second"]);
+    let (_, names) = add_by(&work, &["admin", "third"]);
+    let hash = done(work.command("sha256sum", &["farm.json"])).split(' ').next().unwrap().to_owned();
+    let mut expected = vec![format!("{hash}.json"), format!("{hash}.json.minisig")];
+    expected.extend(["admin", "third"].map(|key| format!("{hash}.json.{}.minisig", key_id(&work, key))));
+    expected.sort();
+    assert_eq!(names, expected);
+    // What the first publish signed by serial is its own affair.
+    let by_serial = all_below(&work.path("site/configs/farm"));
+    let second = format!(".{}.minisig", key_id(&work, "second"));
+    assert_eq!(by_serial.iter().filter(|path| path.to_str().unwrap().ends_with(&second)).count(), 1);
+}
+
+#[test]
+fn warns_when_another_key_takes_over_a_config_that_images_pin() {
+    let work = Work::new();
+    work.write("farm.json", GOOD);
+    done(work.zstrap(&["key", "new", "--out", "keys", "--name", "second", "--no-password"]));
+    let (first, _) = add_by(&work, &["admin"]);
+    let (same, _) = add_by(&work, &["admin"]);
+    assert!(!first.contains("was signed by key") && !same.contains("was signed by key"), "{first}{same}");
+    let (said, _) = add_by(&work, &["second"]);
+    let (before, now) = (key_id(&work, "admin"), key_id(&work, "second"));
+    assert!(said.contains(&format!("was signed by key {before}, now by {now}: ")), "{said}");
 }

@@ -3,8 +3,9 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use support::{Work, done, ended, init, kernel, mode, refused, text, value};
+use support::{Work, all_below, done, ended, init, kernel, mode, private, refused, text, value};
 use zstrap_formats::digest::ContentDigest;
 use zstrap_formats::identity::Identity;
 
@@ -194,4 +195,34 @@ fn boot_refuses_a_folder_that_is_no_image() {
     let work = ready();
     let said = refused(work.zstrap(&["boot", "tree"]));
     assert!(said.starts_with("zstrap: reading tree/image.json: "), "{said}");
+}
+
+#[test]
+fn an_image_is_public_whatever_the_umask() {
+    let work = ready();
+    done(private(&work, &netboot(&work, &["--config", "farm", "-o", "image"])));
+    let files = all_below(&work.path("image"));
+    assert_eq!(files.len(), 5);
+    for file in files {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o644, "{}", file.display());
+    }
+    assert_eq!(work.path("image").metadata().unwrap().permissions().mode() & 0o777, 0o755);
+}
+
+#[test]
+fn refuses_to_delete_files_that_lie_beside_an_image() {
+    let work = ready();
+    make(&work, &["-o", "image"]);
+    work.write("image/notes.txt", "mine");
+    let said = refused(netboot(&work, &["--config", "farm", "-o", "image"]));
+    assert!(said.starts_with("zstrap: image holds \"notes.txt\" beside an image, "), "{said}");
+    assert_eq!(work.read("image/notes.txt"), b"mine");
+}
+
+#[test]
+fn refuses_a_command_line_that_ipxe_would_take_apart() {
+    let work = ready();
+    let said = refused(netboot(&work, &["--config", "farm", "-o", "image", "--cmdline-append", "a=${b}"]));
+    assert!(said.contains("command line \"a=${b}\": $ is syntax of iPXE"), "{said}");
+    assert!(!work.path("image").exists());
 }

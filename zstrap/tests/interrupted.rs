@@ -26,11 +26,18 @@ struct Moment {
 
 /// Publishes the second version to `site`, under strace with these arguments.
 fn publish_traced(work: &Work, site: &str, strace: &[&str]) -> Command {
-    let mut command = work.command("taskset", &["-c", "0", "strace", "-f", "-qq", "-o", "trace"]);
+    let mut command = work.command("taskset", &["-c", &first_core(), "strace", "-f", "-qq", "-o", "trace"]);
     command.args(strace).arg(ZSTRAP);
     command.args(["publish", "tree", "--site", site, "--bundle", "demo", "--arch", "amd64"]);
     command.args(["--key", "keys/admin.key"]);
     command
+}
+
+/// A container may not have core 0.
+fn first_core() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    allowed.trim().split(['-', ',']).next().unwrap().to_owned()
 }
 
 /// All calls that changed the site, in order; each with its number among those of its kind and thread, which is

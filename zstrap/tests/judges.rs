@@ -4,7 +4,7 @@
 mod support;
 
 use std::path::Path;
-use support::{Work, done, mode, odd_names, odd_tree, refused, text};
+use support::{Work, done, mode, needs_root, odd_names, odd_tree, refused, text};
 
 const COMMENT: &str = "zstrap1 kind=list name=demo arch=amd64 serial=7 created=2026-11-01T00:00:00Z expires=2099-01-01T00:00:00Z";
 
@@ -52,6 +52,7 @@ fn mtree_finds_the_tree_as_listed_and_sees_a_change() {
 
 #[test]
 fn mtree_agrees_with_kept_owners() {
+    needs_root();
     let work = Work::new();
     work.write("tree/mine", "x");
     std::os::unix::fs::chown(work.path("tree/mine"), Some(1234), Some(2345)).unwrap();
@@ -184,4 +185,15 @@ fn two_keys_sign_one_comment_each_in_its_own_file() {
         done(work.command("minisign", &["-Vm", &list, "-p", key, "-x", &signature]));
     }
     assert!(Path::new(&work.path(format!("{list}.minisig"))).exists());
+}
+
+#[test]
+fn a_second_signer_can_add_a_signature_to_that_of_the_first() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    done(work.publish(&[]));
+    let list = work.list();
+    let id = text(&work.read("keys/admin.pub")).split_whitespace().nth(5).unwrap().to_owned();
+    let own = work.read(format!("{list}.{id}.minisig"));
+    assert_eq!(own, work.read(format!("{list}.minisig")));
 }

@@ -5,7 +5,9 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use support::{Work, done, ended, mode, odd_tree, refused, text, value, whole_bundle};
+use support::{
+    Work, all_below, done, ended, mode, needs_root, odd_tree, private, refused, text, value, whole_bundle,
+};
 
 #[test]
 fn a_key_is_private_and_never_overwritten() {
@@ -59,11 +61,7 @@ fn files_are_public_whatever_the_umask() {
     let work = Work::new();
     work.write("tree/a", "a");
     let site = work.path("site");
-    let script = format!("umask 077; exec {} \"$@\"", support::ZSTRAP);
-    let mut command = work.command("sh", &["-c", &script, "zstrap"]);
-    command.args(["publish", "tree", "--site", "site", "--bundle", "demo", "--arch", "amd64"]);
-    command.args(["--key", "keys/admin.key"]);
-    done(command);
+    done(private(&work, &work.publish(&[])));
     let blob = std::fs::read_dir(site.join("blobs/sha256")).unwrap().next().unwrap().unwrap().path();
     for (path, mode) in
         [(blob, 0o644), (work.path(work.list()), 0o644), (site.join("bundles/demo"), 0o755), (site, 0o755)]
@@ -132,7 +130,7 @@ fn a_blob_cut_short_is_written_again() {
 fn a_damaged_blob_of_the_right_size_is_written_again() {
     let work = Work::new();
     work.write("tree/small", "content");
-    work.write("tree/large", &vec![1; 3 << 20]);
+    work.write("tree/large", vec![1; 3 << 20]);
     done(work.publish(&[]));
     for blob in std::fs::read_dir(work.path("site/blobs/sha256")).unwrap() {
         let blob = blob.unwrap().path();
@@ -152,13 +150,17 @@ fn a_large_file_that_changed_within_its_size_is_stored_anew() {
     done(work.publish(&[]));
     content[2 << 20] = 2;
     work.write("tree/large", &content);
-    done(work.publish(&[]));
+    let output = work.publish(&[]).output().unwrap();
+    let said = text(&output.stderr);
+    // It is read twice, once to see that it changed, and is one file of its size all the same.
+    assert!(said.contains(&format!("storing: {} bytes in ", content.len())), "{said}");
     whole_bundle(&work, &work.path("site"));
     done(work.zstrap(&["verify", &work.list(), "--key", "keys/admin.pub", "--dir", "tree"]));
 }
 
 #[test]
 fn refuses_what_a_list_cannot_hold_and_names_it() {
+    needs_root();
     let work = Work::new();
     work.write("tree/a", "a");
     done(work.command("mkfifo", &["tree/pipe"]));
@@ -201,6 +203,7 @@ fn set_attribute(path: &std::path::Path, name: &str, value: &[u8]) {
 
 #[test]
 fn refuses_extended_attributes_and_file_capabilities() {
+    needs_root();
     let (work, _tree) = tree_with_attributes(|file| set_attribute(file, "user.note", b"1"));
     let said = refused(work.publish(&[]));
     assert!(said.contains("./f has extended attributes (user.note)"), "{said}");
@@ -218,6 +221,97 @@ fn refuses_a_site_inside_the_tree() {
     let mut command = work.zstrap(&["publish", "tree", "--site", "tree/site", "--bundle", "demo"]);
     command.args(["--arch", "amd64", "--key", "keys/admin.key"]);
     assert_eq!(refused(command), "zstrap: site tree/site is inside tree, expected it elsewhere");
+}
+
+#[test]
+fn a_refused_site_inside_the_tree_leaves_nothing_there() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    std::os::unix::fs::symlink("tree", work.path("link")).unwrap();
+    for site in ["tree/site", "tree/deep/site", "tree", "link/site"] {
+        let mut command = work.zstrap(&["publish", "tree", "--site", site, "--bundle", "demo"]);
+        command.args(["--arch", "amd64", "--key", "keys/admin.key"]);
+        let said = refused(command);
+        assert_eq!(said, format!("zstrap: site {site} is inside tree, expected it elsewhere"));
+        assert_eq!(all_below(&work.path("tree")), [work.path("tree/a")], "{site}");
+    }
+}
+
+#[test]
+fn refuses_to_publish_the_key_that_signs() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    std::fs::rename(work.path("keys"), work.path("tree/keys")).unwrap();
+    std::os::unix::fs::symlink("tree/keys", work.path("keys")).unwrap();
+    for more in [&[][..], &["--dry-run"]] {
+        let said = refused(work.publish(more));
+        assert_eq!(said, "zstrap: key keys/admin.key is inside tree, expected it elsewhere");
+    }
+    assert!(!work.path("site").exists());
+}
+
+#[test]
+fn refuses_files_that_are_secret_keys_whatever_their_names() {
+    let work = Work::new();
+    let key = text(&work.read("keys/admin.key"));
+    // The marks at its begin say whether a key is under a password: none, or scrypt.
+    let locked = key.replace("\nRWQAAEIy", "\nRWRTY0Iy");
+    assert_ne!(locked, key);
+    work.write("tree/etc/plain", &key);
+    work.write("tree/etc/locked", &locked);
+    work.write("tree/etc/admin.pub", work.read("keys/admin.pub"));
+    for more in [&[][..], &["--dry-run"]] {
+        let said = refused(work.publish(more));
+        assert!(said.contains("./etc/plain is a secret key"), "{said}");
+        assert!(said.contains("./etc/locked is a secret key") && !said.contains("admin.pub"), "{said}");
+    }
+    assert!(!work.path("site").exists());
+}
+
+#[test]
+fn warns_of_private_files_that_become_public() {
+    let work = Work::new();
+    for name in ["open", "shadow", "token"] {
+        work.write(format!("tree/{name}"), name);
+    }
+    mode(&work.path("tree/shadow"), 0o640);
+    mode(&work.path("tree/token"), 0o600);
+    let output = work.publish(&[]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("become public: 2, namely ./shadow, ./token"), "{said}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_command_without_a_word() {
+    let work = Work::new();
+    work.write("tree/a", "a");
+    done(work.publish(&[]));
+    work.write("tree/a", "b");
+    let list = work.list();
+    let verify = work.zstrap(&["verify", &list, "--key", "keys/admin.pub", "--dir", "tree"]);
+    for mut command in [work.publish(&["--dry-run"]), verify] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).output().unwrap();
+        let said = text(&output.stderr);
+        // As shells report a program that SIGPIPE ended; 0 would say that the tree is as listed.
+        assert_eq!(output.status.code(), Some(141), "{said}");
+        assert!(!said.contains("panicked") && !said.contains("zstrap: "), "{said}");
+    }
+}
+
+#[test]
+fn a_new_key_is_on_the_disk_with_its_folder() {
+    let work = Work::new();
+    let mut traced = work.command("strace", &["-f", "-y", "-e", "trace=fsync", "-o", "trace"]);
+    traced.args([support::ZSTRAP, "key", "new", "--out", "keys", "--name", "other", "--no-password"]);
+    done(traced);
+    let trace = text(&work.read("trace"));
+    let synced: Vec<&str> =
+        trace.lines().filter_map(|line| line.split_once('<')?.1.split('>').next()).collect();
+    let names: Vec<_> = synced.iter().filter_map(|path| path.rsplit('/').next()).collect();
+    assert_eq!(names, ["other.key", "other.pub", "keys"], "{trace}");
 }
 
 #[test]

@@ -4,8 +4,10 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
 use support::{Work, done, refused};
 
 /// A server that is killed when the test ends before it.
@@ -16,16 +18,18 @@ struct Server {
 
 impl Server {
     fn start(work: &Work) -> Self {
-        let mut command = work.zstrap(&["serve", "site", "--listen", "127.0.0.1:0"]);
+        Self::spawn(work.zstrap(&["serve", "site", "--listen", "127.0.0.1:0"]))
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut url = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
         Server { child, url: url.trim_end().to_owned() }
     }
 
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        done_signal(&["-s", name, &pid]);
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits at most 15 s; returns the exit code and what was said.
@@ -50,10 +54,6 @@ impl Drop for Server {
     }
 }
 
-fn done_signal(arguments: &[&str]) {
-    assert!(std::process::Command::new("kill").args(arguments).status().unwrap().success());
-}
-
 #[test]
 fn serves_what_was_published_and_ends_on_sigterm() {
     let work = Work::new();
@@ -62,14 +62,15 @@ fn serves_what_was_published_and_ends_on_sigterm() {
     let server = Server::start(&work);
     assert!(server.url.starts_with("http://127.0.0.1:"), "{}", server.url);
     let get = |path: &str| {
-        done(work.command("curl", &["-sS", "--fail", "--max-time", "10", &format!("{}/{path}", server.url)]))
+        let url = format!("{}/{path}", server.url);
+        done(work.command("curl", &["--noproxy", "*", "-sS", "--fail", "--max-time", "10", &url]))
     };
     let serial = get("bundles/demo/amd64/latest");
     let list = get(&format!("bundles/demo/amd64/{}.mtree", serial.trim()));
     assert_eq!(list.as_bytes(), work.read(work.list()));
     let hash = list.split("sha256digest=").nth(1).unwrap().trim();
     assert_eq!(get(&format!("blobs/sha256/{hash}")), "content");
-    server.signal("TERM");
+    server.signal(Signal::TERM);
     let (code, said) = server.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("GET /bundles/demo/amd64/latest 200 11 "), "{said}");
@@ -80,7 +81,7 @@ fn ends_on_sigint() {
     let work = Work::new();
     work.write("site/configs.json", "{}");
     let server = Server::start(&work);
-    server.signal("INT");
+    server.signal(Signal::INT);
     assert_eq!(server.end().0, Some(0));
 }
 
@@ -94,4 +95,19 @@ fn refuses_a_site_that_is_not_there_and_a_port_that_is_taken() {
     let addr = taken.local_addr().unwrap().to_string();
     let said = refused(work.zstrap(&["serve", "site", "--listen", &addr]));
     assert!(said.starts_with(&format!("zstrap: listening on {addr}: ")), "{said}");
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_and_connections_are_held_below_it() {
+    let work = Work::new();
+    work.write("site/configs.json", "{}");
+    let mut limited = work.command("sh", &["-c", "ulimit -Sn 100; ulimit -Hn 200; exec \"$@\"", "sh"]);
+    limited.args([support::ZSTRAP, "serve", "site", "--listen", "127.0.0.1:0"]);
+    let server = Server::spawn(limited);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["200", "200"], "{line}");
+    server.signal(Signal::TERM);
+    let (_, said) = server.end();
+    assert!(said.contains("at most 68 connections at a time, not 4096"), "{said}");
 }

@@ -44,9 +44,14 @@ pub fn parts<'a>(kernel: &'a [u8], init: &'a [u8], modules: &'a ModuleSet, ident
     Parts { arch: Arch::Amd64, kernel, init, modules, identity, cmdline_append: "" }
 }
 
+/// A judge that speaks English and UTC, wherever the tests run.
+pub fn plain(command: &mut Command) -> &mut Command {
+    command.env("LC_ALL", "C").env("TZ", "UTC").env_remove("LANGUAGE")
+}
+
 /// Runs a judge that must succeed.
 pub fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = plain(command).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }

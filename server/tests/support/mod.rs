@@ -85,7 +85,16 @@ impl Server {
     /// Runs curl with `--include` on the path.
     pub fn curl(&self, path: &str, arguments: &[&str]) -> Reply {
         let output = Command::new("curl")
-            .args(["--silent", "--show-error", "--max-time", "20", "--include", "--path-as-is"])
+            .args([
+                "--noproxy",
+                "*",
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "20",
+                "--include",
+                "--path-as-is",
+            ])
             .args(arguments)
             .arg(self.url(path))
             .output()

@@ -45,10 +45,11 @@ impl Work {
         std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// A command that runs in the work folder.
+    /// A command that runs in the work folder, and speaks English and UTC wherever the tests run.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.folder.path()).env_remove("SOURCE_DATE_EPOCH");
+        command.env("LC_ALL", "C").env("TZ", "UTC").env_remove("LANGUAGE");
         command
     }
 
@@ -82,6 +83,35 @@ impl Work {
         let file = format!("{name}.json");
         done(self.zstrap(&["config", "add", &file, "--site", "site", "--key", "keys/admin.key"]))
     }
+}
+
+/// For tests that make devices, set capabilities or give files away.
+pub fn needs_root() {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root");
+}
+
+/// A command of the work folder under umask 077.
+pub fn private(work: &Work, command: &Command) -> Command {
+    let mut private = work.command("sh", &["-c", "umask 077; exec \"$@\"", "sh"]);
+    private.arg(command.get_program()).args(command.get_args());
+    private
+}
+
+/// All paths below a folder, in order.
+pub fn all_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.symlink_metadata().unwrap().is_dir() {
+                folders.push(path.clone());
+            }
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }
 
 /// Runs a command that must succeed, and returns what it prints.

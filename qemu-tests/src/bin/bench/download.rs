@@ -21,7 +21,7 @@ const PATH: &str = "srv/big";
 const MEMORY: u32 = 1024;
 
 /// Boots of each.
-const BOOTS: usize = 2;
+const BOOTS: usize = 3;
 
 /// The design asks for 0.9 of the peer's speed.
 const MOST: f64 = 1.0 / 0.9;

@@ -6,6 +6,7 @@
 
 mod boot;
 mod download;
+mod host;
 mod peer;
 mod publish;
 mod report;
@@ -31,11 +32,13 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut report = Report::default();
+    let before = host::load()?;
     let mut setup = boot::Setup::make()?;
     sizes::measure(&setup, &mut report)?;
     publish::measure(&mut report)?;
     boot::measure(&setup, &mut report)?;
     download::measure(&mut setup, &mut report)?;
+    report.note(&host::note(&before)?);
     print!("{report}");
     Ok(())
 }

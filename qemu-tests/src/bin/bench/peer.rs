@@ -18,7 +18,7 @@ const LEASE: &str = include_str!("peer-lease");
 pub const BUSYBOX: &str = "demo-tree/bin/busybox";
 
 /// The programs that the scripts call.
-const APPLETS: [&str; 16] = [
+const APPLETS: [&str; 14] = [
     "sh",
     "mount",
     "insmod",
@@ -33,8 +33,6 @@ const APPLETS: [&str; 16] = [
     "dmesg",
     "sed",
     "poweroff",
-    "cat",
-    "ls",
 ];
 
 /// What a script that loads modules, mounts and fetches needs to find.

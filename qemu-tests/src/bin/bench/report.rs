@@ -18,7 +18,8 @@ pub enum Unit {
 }
 
 impl Unit {
-    fn show(self, figure: f64) -> String {
+    /// The figure as text.
+    pub fn show(self, figure: f64) -> String {
         match self {
             Self::Seconds => format!("{figure:.3} s"),
             Self::Bytes => format!("{:.3} MiB", figure / MIB),
@@ -99,6 +100,7 @@ pub struct Table {
 pub struct Report {
     rows: Vec<Row>,
     tables: Vec<Table>,
+    notes: Vec<String>,
 }
 
 impl Report {
@@ -111,6 +113,11 @@ impl Report {
     pub fn table(&mut self, table: Table) {
         self.tables.push(table);
     }
+
+    /// Adds a sentence that a reader of the figures should know, shown last.
+    pub fn note(&mut self, note: &str) {
+        self.notes.push(note.to_owned());
+    }
 }
 
 impl fmt::Display for Report {
@@ -121,7 +128,9 @@ impl fmt::Display for Report {
             lines: self.rows.iter().map(Row::cells).collect(),
         };
         figures.fmt(out)?;
-        self.tables.iter().try_for_each(|table| table.fmt(out))
+        self.tables.iter().try_for_each(|table| table.fmt(out))?;
+        writeln!(out)?;
+        self.notes.iter().try_for_each(|note| writeln!(out, "- {note}"))
     }
 }
 

@@ -1,0 +1,243 @@
+//! Keeps what people read true: every reason of the init is explained, commands parse, targets and links exist.
+//!
+//! In: the documents for users, the init's sources as text, `Makefile`. Out: nothing. Failure: a test that names
+//! the document and the word. (`formats/tests/docs.rs` does the same for the formats and the threat model.)
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use zstrap::cli::Cli;
+
+const ERRORS: &str = "docs/errors.md";
+const OPERATING: &str = "docs/operating.md";
+const INIT: &str = "docs/init.md";
+const DOCUMENTS: [&str; 8] =
+    ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", ERRORS, OPERATING, INIT, "docs/zinit.md"];
+/// Sources of the init that are a stage of their own.
+const STAGES: [&str; 7] = ["identity", "network", "config", "list", "root", "fetch", "handoff"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn text(path: &str) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()))
+}
+
+/// The init's sources without their tests, by path below `src/`.
+fn sources() -> BTreeMap<String, String> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![PathBuf::from("src")]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).unwrap() {
+            let path = folder.join(entry.unwrap().file_name());
+            if root().join(&path).is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let whole = text(path.to_str().unwrap());
+            let code = whole.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+            found.insert(path.strip_prefix("src").unwrap().to_str().unwrap().to_owned(), code);
+        }
+    }
+    found
+}
+
+/// The words that a source can print as a reason: literals in functions called `…reason`, and `reason=WORD`.
+fn reasons(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut end = None;
+    for line in code.lines() {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        if line.contains("reason(") && line.contains("fn ") && line.ends_with('{') {
+            end = Some(format!("{indent}}}"));
+        } else if end.as_deref() == Some(line) {
+            end = None;
+        }
+        if end.is_some() {
+            found.extend(line.split('"').skip(1).step_by(2).map(str::to_owned));
+        }
+        let said = line.split("reason=").skip(1).map(|rest| word(rest).to_owned());
+        found.extend(said.filter(|word| !word.is_empty()));
+    }
+    found
+}
+
+/// What a text begins with that could be a reason.
+fn word(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-');
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// The cells of every table row that begins with code.
+fn rows(document: &str) -> Vec<Vec<String>> {
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+/// What stands between backticks in a cell.
+fn code(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// Reasons of the documented tables, with the stages they name.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let rows = rows(&text(ERRORS)).into_iter().filter(|row| row.len() == 4);
+    let stages = |cell: &str| cell.split(", ").map(str::to_owned).collect();
+    let mut found = BTreeMap::new();
+    for row in rows {
+        let reason = row[0].trim_matches('`').to_owned();
+        assert!(found.insert(reason.clone(), stages(&row[1])).is_none(), "{reason} stands twice in {ERRORS}");
+    }
+    found
+}
+
+#[test]
+fn every_reason_of_the_init_is_explained_and_no_other() {
+    let printed: BTreeSet<String> = sources().values().flat_map(|code| reasons(code)).collect();
+    assert!(printed.len() > 30, "the reasons in src/ were not found: {printed:?}");
+    let documented: BTreeSet<String> = documented().into_keys().collect();
+    let missing: Vec<_> = printed.difference(&documented).collect();
+    assert!(missing.is_empty(), "{ERRORS} lacks {missing:?}");
+    let stale: Vec<_> = documented.difference(&printed).collect();
+    assert!(stale.is_empty(), "{ERRORS} explains what the init never says: {stale:?}");
+}
+
+#[test]
+fn reasons_are_explained_for_the_stage_that_gives_them() {
+    let documented = documented();
+    for stage in STAGES {
+        for reason in reasons(&sources()[&format!("{stage}.rs")]) {
+            assert!(documented[&reason].contains(stage), "{ERRORS}: {reason} is a reason of {stage}, too");
+        }
+    }
+    let known: BTreeSet<&str> = STAGES.into_iter().chain(["init"]).collect();
+    for (reason, stages) in documented {
+        assert!(stages.iter().all(|stage| known.contains(stage.as_str())), "{ERRORS}: stages of {reason}");
+    }
+}
+
+#[test]
+fn every_warning_that_is_explained_is_printed() {
+    let all: String = sources().into_values().collect();
+    for row in rows(&text(ERRORS)).into_iter().filter(|row| row.len() == 2) {
+        for line in code(&row[0]).filter(|line| !line.starts_with("STAGE")) {
+            let (stage, said) = line.split_once(": ").unwrap_or((line, ""));
+            let said = said.split(['=', '…']).next().unwrap().split(" N ").next().unwrap().trim();
+            assert!(all.contains(&format!("\"{stage}\"")) || stage.starts_with("fail"), "{ERRORS}: {line}");
+            assert!(all.contains(said), "{ERRORS}: the init does not say {said:?}");
+        }
+    }
+}
+
+#[test]
+fn every_fact_is_explained_and_no_other() {
+    let code_of_facts = &sources()["node/facts.rs"];
+    let said = code_of_facts.lines().filter_map(|line| line.trim().strip_prefix("(\""));
+    let facts: BTreeSet<&str> = said.filter_map(|rest| rest.split('"').next()).collect();
+    let operating = text(OPERATING);
+    let table = operating.split("| fact | what |").nth(1).unwrap().split("\n\n").next().unwrap().to_owned();
+    let rows = rows(&table);
+    let documented: BTreeSet<&str> = rows.iter().flat_map(|row| code(&row[0])).collect();
+    assert_eq!(documented, facts);
+}
+
+#[test]
+fn every_setting_that_is_named_is_read() {
+    let all: String = sources().into_values().collect();
+    for document in DOCUMENTS {
+        for rest in text(document).split("zstrap.").skip(1) {
+            let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
+            let name = &rest[..end];
+            if rest[end..].starts_with('=') {
+                assert!(all.contains(&format!("\"zstrap.{name}\"")), "{document} names zstrap.{name}=");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_dependency_of_the_init_has_its_cost() {
+    let (manifest, init) = (text("Cargo.toml"), text(INIT));
+    let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let names = dependencies.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+    let names: Vec<&str> = names.map(|line| line.split([' ', '.']).next().unwrap()).collect();
+    assert!(names.len() > 5, "{names:?}");
+    for name in names {
+        assert!(init.contains(&format!("`{name}`")), "{INIT} does not say what {name} costs");
+    }
+}
+
+/// The lines of all blocks of shell commands, continued lines joined.
+fn shell_lines(document: &str) -> Vec<String> {
+    let blocks = document.split("\n```sh\n").skip(1).map(|rest| rest.split("\n```").next().unwrap());
+    let joined: Vec<String> = blocks.map(|block| block.replace("\\\n", " ")).collect();
+    joined.iter().flat_map(|block| block.lines().map(str::to_owned)).collect()
+}
+
+/// The words of a simple command: substitutions count as one word, redirections and what follows as none.
+fn words(line: &str) -> Vec<String> {
+    let mut plain = String::new();
+    for (i, part) in line.split("$(").enumerate() {
+        let rest = if i == 0 { part } else { part.split_once(')').unwrap().1 };
+        plain.push_str(if i == 0 { "" } else { "X" });
+        plain.push_str(rest);
+    }
+    let is_command = |word: &&str| !word.contains(['>', '&', '|']);
+    plain.split_whitespace().take_while(is_command).map(|word| word.trim_matches('"').to_owned()).collect()
+}
+
+#[test]
+fn every_command_in_the_documents_parses() {
+    let mut count = 0;
+    for document in DOCUMENTS {
+        for line in shell_lines(&text(document)).iter().filter(|line| line.starts_with("zstrap ")) {
+            let parsed = Cli::command().try_get_matches_from(words(line));
+            assert!(parsed.is_ok(), "{document}: {line}\n{}", parsed.unwrap_err());
+            count += 1;
+        }
+    }
+    assert!(count > 15, "only {count} commands were found");
+}
+
+#[test]
+fn every_make_target_in_the_documents_exists() {
+    let makefile = text("Makefile");
+    for document in DOCUMENTS {
+        let text = text(document);
+        let shell = shell_lines(&text);
+        let spans = text.split('`').skip(1).step_by(2).chain(shell.iter().map(String::as_str));
+        for span in spans.filter_map(|span| span.strip_prefix("make ")) {
+            let target = span.split(' ').next().unwrap();
+            assert!(makefile.contains(&format!("\n{target}:")), "{document} names make {target}");
+        }
+    }
+}
+
+#[test]
+fn every_link_in_the_documents_leads_somewhere() {
+    for document in DOCUMENTS {
+        let folder = Path::new(document).parent().unwrap();
+        for link in text(document).split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { PathBuf::from(document) } else { folder.join(file) };
+            assert!(root().join(&target).exists(), "{document} links to {link}");
+            let is_there = heading.is_empty() || anchors(target.to_str().unwrap()).contains(heading);
+            assert!(is_there, "{document} links to {link}");
+        }
+    }
+}
+
+/// What headings are called in links.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let text = text(document);
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    headings.map(|line| anchor(line).replace([',', '.', ':', '`', '(', ')', '\'', '…'], "")).collect()
+}
