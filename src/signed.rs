@@ -4,6 +4,7 @@
 //! identity have signed exactly them, for exactly this use, at a time that fits the clock.
 
 use zstrap_formats::identity::Identity;
+use zstrap_formats::key::PublicKey;
 use zstrap_formats::signature::{Accept, MAX_SIGNATURE, Signature, SignatureError, Subject, TrustedComment};
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
@@ -48,6 +49,16 @@ pub enum Error {
         /// Why.
         source: SignatureError,
     },
+    /// Good signatures, but not of enough keys.
+    #[error("checking {what}: no signature of {missing}")]
+    TooFewSigners {
+        /// Config or list.
+        what: String,
+        /// Trusted keys that have not signed it, by id.
+        missing: String,
+        /// How many there are, and must be.
+        source: SignatureError,
+    },
     /// A `latest` file that is none.
     #[error("{path} is not a serial number")]
     NotASerial {
@@ -71,7 +82,7 @@ impl Refusal for Error {
         match self {
             Self::Get { source, .. } => source.reason(),
             Self::MissingSignature { .. } => "missing-signature",
-            Self::Signature { source, .. } => signature_reason(source),
+            Self::Signature { source, .. } | Self::TooFewSigners { source, .. } => signature_reason(source),
             Self::NotASerial { .. } => "not-a-serial",
             Self::WrongSerial { .. } => "wrong-serial",
         }
@@ -91,6 +102,15 @@ impl Refusal for Error {
             }
             Self::Signature { source: SignatureError::FromFuture { .. }, .. } => {
                 "set the clock of this machine"
+            }
+            Self::TooFewSigners { missing, .. } => {
+                return format!("sign it with more of the keys {missing}: --key once for each signer");
+            }
+            Self::Signature { source: SignatureError::CommentsDiffer(..), .. } => {
+                "have all signers sign at once: zstrap publish, zstrap config add, with --key once for each"
+            }
+            Self::Signature { source: SignatureError::Comment { .. }, .. } => {
+                "sign with zstrap: publish and config add write the comment that a node needs"
             }
             Self::Signature { .. } => {
                 "do not trust this server until you know who changed the site; publish anew"
@@ -153,11 +173,23 @@ impl Request<'_> {
     pub fn verify(&self, source: &dyn Source, identity: &Identity, bytes: Vec<u8>) -> Result<Signed, Error> {
         let signatures = self.signatures(source, identity)?;
         let refused = |source| Error::Signature { what: self.what(), source };
-        let comment = identity.keyring.verify(&bytes, &signatures, Accept::PrehashedOnly).map_err(refused)?;
+        let comment = identity.keyring.verify(&bytes, &signatures, Accept::PrehashedOnly).map_err(
+            |source| match source {
+                SignatureError::Threshold { .. } => self.too_few_signers(identity, &signatures, source),
+                source => refused(source),
+            },
+        )?;
         let comment: TrustedComment = comment.parse().map_err(refused)?;
         comment.check_subject(&self.subject).map_err(refused)?;
         comment.check_time(self.time_at_least(comment.created)).map_err(refused)?;
         Ok(Signed { bytes, comment })
+    }
+
+    fn too_few_signers(&self, identity: &Identity, signed: &[Signature], source: SignatureError) -> Error {
+        let has_signed = |id| signed.iter().any(|signature| signature.key_id() == id);
+        let ids = identity.keyring.keys().iter().map(PublicKey::id);
+        let missing: Vec<String> = ids.filter(|id| !has_signed(*id)).map(|id| id.to_string()).collect();
+        Error::TooFewSigners { what: self.what(), missing: missing.join(" "), source }
     }
 
     /// A clock that nobody believes learns from what the trusted keys have signed: it cannot be earlier than that.
@@ -267,13 +299,18 @@ mod tests {
     fn one_of_three_keys_is_too_few() {
         let error = two_of_three(|site| sign(site, 2, 7)).unwrap_err();
         assert_eq!(error.reason(), "threshold");
+        let missing = [1, 3].map(|n| fake::key(n).public().id().to_string());
+        assert!(missing.iter().all(|id| error.advice().contains(id)), "{}", error.advice());
+        assert!(!error.advice().contains(&fake::key(2).public().id().to_string()), "{}", error.advice());
         assert_eq!(two_of_three(|_| {}).unwrap_err().reason(), "missing-signature");
     }
 
     #[test]
     fn signers_of_another_comment_do_not_count() {
         let differing = two_of_three(|site| [(1, 7), (2, 8)].into_iter().for_each(|(n, s)| sign(site, n, s)));
-        assert_eq!(differing.unwrap_err().reason(), "comments-differ");
+        let differing = differing.unwrap_err();
+        assert_eq!(differing.reason(), "comments-differ");
+        assert!(differing.advice().contains("at once"), "{}", differing.advice());
         let with_two =
             two_of_three(|site| [(1, 6), (2, 7), (3, 7)].into_iter().for_each(|(n, s)| sign(site, n, s)));
         assert_eq!(with_two.unwrap().comment.serial, 7);
