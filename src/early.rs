@@ -14,10 +14,10 @@ use zstrap_formats::config::LogLevel;
 use zstrap_formats::time::Timestamp;
 
 use crate::modules::Modules;
-use crate::net::dhcp::Lease;
 use crate::net::links::Link;
 use crate::sys::{Mount, NO_EXEC, System};
 use crate::{console, fail};
+use zstrap_wire::dhcp4::Lease;
 
 /// What a program finds on every Linux machine. `/run` may hold programs: ours lives on there.
 const MOUNTS: [Mount<'static>; 4] = [

@@ -15,17 +15,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use zstrap_formats::config::MAX_CONFIG;
 use zstrap_formats::identity::Identity;
-use zstrap_formats::network::Network;
 use zstrap_formats::site;
 
 use crate::early::Machine;
 use crate::fail::{Chain, Refusal, random};
 use crate::http::{Server, ServerError, Source};
 use crate::modules::Modules;
-use crate::net::dhcp::{CLIENT_PORT, Client, Lease, SERVER_PORT};
 use crate::net::links::Link;
 use crate::net::netlink;
 use crate::sys::System;
+use zstrap_wire::dhcp4::{CLIENT_PORT, Client, Lease, SERVER_PORT};
 
 /// How long all of this may take before the attempt ends.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -153,9 +152,6 @@ impl Refusal for Error {
 /// [`Error`] after [`DEADLINE`], saying how far it came.
 pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity) -> Result<Online, Error> {
     let started = Instant::now();
-    match identity.network {
-        Network::Dhcp => {}
-    }
     loopback_up();
     // An earlier attempt came this far: its address and route must not shadow those of another link.
     if let Some((link, lease)) = machine.connected.take() {

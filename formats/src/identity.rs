@@ -189,7 +189,7 @@ impl Identity {
             farming_pool_id: self.farming_pool_id.clone(),
             ca: self.ca.clone(),
             proxy: self.proxy.as_ref().map(Url::to_string),
-            network: Some(self.network.as_str().to_owned()),
+            network: Some(self.network.to_string()),
             clock: self.clock,
             log: self.log.map(|level| level.as_str().to_owned()),
         };

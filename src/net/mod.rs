@@ -1,5 +1,4 @@
-//! What the network stage is made of: links and their carriers, rtnetlink, DHCP.
+//! What the network stage is made of: links and their carriers, rtnetlink.
 
-pub mod dhcp;
 pub mod links;
 pub mod netlink;

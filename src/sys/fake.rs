@@ -15,9 +15,9 @@ use zstrap_formats::time::Timestamp;
 use super::{Meta, Mount, NewFile, Program, RootDir, System};
 use crate::early::Now;
 use crate::http::{Body, From, HttpError, Source};
-use crate::net::dhcp::Lease;
 use crate::network::Connection;
 use crate::{config, fetch, list, root};
+use zstrap_wire::dhcp4::Lease;
 
 pub const SERIAL: u64 = 1_763_625_600;
 pub const CONFIG: &str = r#"{"version":1,"bundle":"demo","exec":["/init"]}"#;

@@ -6,6 +6,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The port clients listen at.
 pub const CLIENT_PORT: u16 = 68;
 /// The port servers listen at.
@@ -35,7 +37,7 @@ const REQUESTS: u32 = 4;
 const AFTER_NAK: Duration = Duration::from_secs(2);
 
 /// What a server gave us.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Our address.
     pub address: Ipv4Addr,
