@@ -271,7 +271,7 @@ mod tests {
         let again = Identity::parse(identity.to_json().as_bytes()).unwrap();
         assert_eq!(again.to_json(), identity.to_json());
         assert_eq!(again.config.pin, Some(Pin { md5, sha256 }));
-        assert_eq!((again.network, again.clock, again.log), (Network::Dhcp, Clock::Hardware, None));
+        assert_eq!((again.network, again.clock, again.log), (Network::default(), Clock::Hardware, None));
     }
 
     #[test]

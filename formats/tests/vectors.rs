@@ -292,7 +292,7 @@ fn the_least_identity() {
     assert_eq!((identity.config.name.as_str(), identity.config.pin), ("demo", None));
     assert_eq!((identity.farmer_id.as_str(), identity.farming_pool_id.as_str()), ("farm-7", "pool-1"));
     assert_eq!((identity.ca, identity.proxy, identity.log), (None, None, None));
-    assert_eq!((identity.network, identity.clock), (Network::Dhcp, Clock::Hardware));
+    assert_eq!((identity.network, identity.clock), (Network::default(), Clock::Hardware));
 }
 
 #[test]
