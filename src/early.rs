@@ -15,9 +15,9 @@ use zstrap_formats::time::Timestamp;
 
 use crate::modules::Modules;
 use crate::net::links::Link;
+use crate::net::settings::Settings;
 use crate::sys::{Mount, NO_EXEC, System};
 use crate::{console, fail};
-use zstrap_wire::dhcp4::Lease;
 
 /// What a program finds on every Linux machine. `/run` may hold programs: ours lives on there.
 const MOUNTS: [Mount<'static>; 4] = [
@@ -47,8 +47,10 @@ pub struct Machine {
     pub started: Instant,
     /// Whether the hardware clock can be believed: not when it stood before the image was built.
     pub clock_is_known: bool,
-    /// The link and lease that an attempt has used.
-    pub connected: Option<(Link, Lease)>,
+    /// The link and settings that an attempt has used.
+    pub connected: Option<(Link, Settings)>,
+    /// How often the network was looked for.
+    pub network_attempts: usize,
 }
 
 impl Machine {
@@ -69,7 +71,7 @@ pub fn prepare(system: &dyn System) -> Machine {
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let modules = Modules::of_kernel(&kernel);
-    let mut machine = Machine { modules, cmdline, kernel, started, connected: None, clock_is_known: true };
+    let mut machine = Machine { modules, cmdline, kernel, started, connected: None, network_attempts: 0, clock_is_known: true };
     console::start(machine.log_level_of(None));
     failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
     // Ctrl-Alt-Del at once, as long as nobody is there whom it could interrupt.
