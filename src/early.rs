@@ -49,6 +49,8 @@ pub struct Machine {
     pub clock_is_known: bool,
     /// The link and settings that an attempt has used.
     pub connected: Option<(Link, Settings)>,
+    /// How good each server has been.
+    pub servers: Memory,
     /// How often the network was looked for.
     pub network_attempts: usize,
 }
