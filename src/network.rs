@@ -17,9 +17,10 @@ use zstrap_formats::config::MAX_CONFIG;
 use zstrap_formats::identity::Identity;
 use zstrap_formats::site;
 
+use crate::clock::Clock;
 use crate::early::Machine;
 use crate::fail::{Chain, Refusal, random};
-use crate::http::{Server, ServerError, Source};
+use crate::http::{HttpError, Server, ServerError, Source};
 use crate::modules::Modules;
 use crate::net::links::Link;
 use crate::net::netlink;
@@ -160,7 +161,7 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
     let mut search = Search::begin(&mut machine.modules)?;
     let mut refusals = Vec::new();
     while let Some((link, lease)) = search.next_lease()? {
-        match try_lease(system, identity, &link, &lease, started)? {
+        match try_lease(system, identity, &mut machine.clock, &link, &lease, started)? {
             Ok(online) => {
                 log_online(&online, started);
                 machine.connected = Some((link, lease));
@@ -179,6 +180,7 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
 fn try_lease(
     system: &dyn System,
     identity: &Identity,
+    clock: &mut Clock,
     link: &Link,
     lease: &Lease,
     started: Instant,
@@ -194,7 +196,9 @@ fn try_lease(
             return Ok(Err(vec![reason]));
         }
     };
-    Ok(first_answer(servers, identity).map(|server| {
+    // No time servers yet: the lease does not name them.
+    clock.settle(&[], &identity.servers, identity);
+    Ok(first_answer(servers, identity, clock).map(|server| {
         let (mac, server_name) = (link.mac_text(), server.name());
         let connection =
             Connection { mac, link: link.name.clone(), lease: lease.clone(), server: server_name, hostname };
@@ -217,12 +221,13 @@ fn loopback_up() {
 
 /// The first server that has what the image will ask for first. Anything else that answers on its address, such
 /// as the login page of a hotel, is not our server.
-fn first_answer(servers: Vec<Server>, identity: &Identity) -> Result<Server, Vec<String>> {
+fn first_answer(servers: Vec<Server>, identity: &Identity, clock: &mut Clock) -> Result<Server, Vec<String>> {
     let mut reasons = Vec::new();
     for server in servers {
-        match probe(&server, identity) {
+        match clock.corrected(identity, |_| probe(&server, identity)) {
             Ok(()) => return Ok(server),
-            Err(reason) => {
+            Err(error) => {
+                let reason = Chain(&error).to_string();
                 log::warn!(target: "network", "no answer server={} {reason}", server.name());
                 reasons.push(reason);
             }
@@ -231,18 +236,31 @@ fn first_answer(servers: Vec<Server>, identity: &Identity) -> Result<Server, Vec
     Err(reasons)
 }
 
-fn probe(server: &dyn Source, identity: &Identity) -> Result<(), String> {
+/// Why a server is not ours.
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("{url}: not {what}")]
+    Stranger { url: String, what: &'static str },
+}
+
+fn probe(server: &dyn Source, identity: &Identity) -> Result<(), ProbeError> {
     let (path, limit, what) = match &identity.config.pin {
         Some(pin) => (site::config_by_hash(&pin.sha256), MAX_CONFIG, "the pinned config"),
         None => (site::config_latest(&identity.config.name), site::MAX_LATEST, "a serial number"),
     };
-    let bytes = server.probe(&path, limit as u64).map_err(|error| Chain(&error).to_string())?;
+    let bytes = server.probe(&path, limit as u64)?;
     let is_ours = match &identity.config.pin {
         // A config of other bytes is one for the config stage to refuse; a page of a stranger is no config at all.
         Some(_) => bytes.trim_ascii_start().starts_with(b"{"),
         None => site::parse_latest(&bytes).is_some(),
     };
-    if is_ours { Ok(()) } else { Err(format!("{}/{path}: not {what}", server.name())) }
+    if is_ours {
+        Ok(())
+    } else {
+        Err(ProbeError::Stranger { url: format!("{}/{path}", server.name()), what })
+    }
 }
 
 /// Gives the link what the lease says, and the machine its name and name servers.
@@ -520,16 +538,16 @@ mod tests {
         let identity = fake::identity();
         let mut site = fake::Site::default();
         let latest = site::config_latest(&identity.config.name);
-        assert!(probe(&site, &identity).unwrap_err().contains("not found"));
+        assert!(probe(&site, &identity).unwrap_err().to_string().contains("not found"));
         site.insert(&latest, b"<html>log in</html>");
-        assert!(probe(&site, &identity).unwrap_err().contains("not a serial number"));
+        assert!(probe(&site, &identity).unwrap_err().to_string().contains("not a serial number"));
         site.insert(&latest, b"1763625600\n");
-        assert_eq!(probe(&site, &identity), Ok(()));
+        assert!(probe(&site, &identity).is_ok());
         let (mut site, mut identity) = fake::site_with_config(fake::CONFIG);
         let pin = fake::pin(&mut site, &mut identity);
-        assert_eq!(probe(&site, &identity), Ok(()));
+        assert!(probe(&site, &identity).is_ok());
         site.insert(&site::config_by_hash(&pin.sha256), b"<html>log in</html>");
-        assert!(probe(&site, &identity).unwrap_err().contains("not the pinned config"));
+        assert!(probe(&site, &identity).unwrap_err().to_string().contains("not the pinned config"));
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use zstrap_formats::identity::Identity;
 
+use crate::clock;
 use crate::config::NodeConfig;
-use crate::early::{self, Machine};
+use crate::early::Machine;
 use crate::list::VerifiedList;
 use crate::network::Online;
 
@@ -50,7 +51,7 @@ pub fn gather(
         ("gateway", joined(&lease.gateways)),
         ("dns", joined(&lease.dns)),
         ("lease_seconds", lease.seconds.to_string()),
-        ("booted", early::now().to_string()),
+        ("booted", clock::now().to_string()),
         ("boot_seconds", format!("{:.3}", machine.started.elapsed().as_secs_f64())),
     ];
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -13,7 +13,7 @@ use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use super::{Meta, Mount, NewFile, Program, RootDir, System};
-use crate::early::Now;
+use crate::clock::Now;
 use crate::http::{Body, From, HttpError, Source};
 use crate::network::Connection;
 use crate::{config, fetch, list, root};
