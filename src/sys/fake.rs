@@ -14,7 +14,7 @@ use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use super::{Meta, Mount, NewFile, Program, RootDir, System};
-use crate::early::Now;
+use crate::clock::Now;
 use crate::http::{Body, From, HttpError, Source};
 use crate::net::links::Link;
 use crate::net::settings::Settings;
