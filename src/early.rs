@@ -15,6 +15,7 @@ use zstrap_formats::time::Timestamp;
 
 use crate::modules::Modules;
 use crate::net::links::Link;
+use crate::servers::Memory;
 use crate::sys::{Mount, NO_EXEC, System};
 use crate::{console, fail};
 use zstrap_wire::dhcp4::Lease;
@@ -49,6 +50,8 @@ pub struct Machine {
     pub clock_is_known: bool,
     /// The link and lease that an attempt has used.
     pub connected: Option<(Link, Lease)>,
+    /// How good each server was in earlier attempts.
+    pub memory: Memory,
 }
 
 impl Machine {
@@ -69,7 +72,9 @@ pub fn prepare(system: &dyn System) -> Machine {
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let modules = Modules::of_kernel(&kernel);
-    let mut machine = Machine { modules, cmdline, kernel, started, connected: None, clock_is_known: true };
+    let memory = Memory::default();
+    let mut machine =
+        Machine { modules, cmdline, kernel, started, connected: None, clock_is_known: true, memory };
     console::start(machine.log_level_of(None));
     failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
     // Ctrl-Alt-Del at once, as long as nobody is there whom it could interrupt.

@@ -8,6 +8,7 @@
 
 mod config;
 mod console;
+mod download;
 mod early;
 mod fail;
 mod fetch;
@@ -15,12 +16,14 @@ mod handoff;
 mod http;
 mod identity;
 mod list;
+mod media;
 mod modules;
 mod net;
 mod network;
 mod node;
 mod retry;
 mod root;
+mod servers;
 mod signed;
 mod sys;
 
@@ -91,14 +94,14 @@ fn stages_at(
     online: &Online,
     now: Now,
 ) -> Result<std::convert::Infallible, Failure> {
-    let config = config::obtain(online.server(), identity, &machine.cmdline, now)
+    let config = config::obtain(online.servers(), identity, &machine.cmdline, now)
         .map_err(|error| Failure::of(Stage::Config, error))?;
     console::set_level(machine.log_level_of(config.fields().log.or(identity.log)));
-    let list = list::obtain(online.server(), identity, &config, now)
+    let list = list::obtain(online.servers(), identity, &config, now)
         .map_err(|error| Failure::of(Stage::List, error))?;
     let root = root::prepare(system, &config, &list).map_err(|error| Failure::of(Stage::Root, error))?;
     let fetched =
-        fetch::files(online.server(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
+        fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     let facts = node::facts::gather(machine, identity, online, &config, &list);
     Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts))
 }
@@ -121,6 +124,7 @@ mod tests {
             started: std::time::Instant::now(),
             connected: None,
             clock_is_known: true,
+            memory: Default::default(),
         }
     }
 
@@ -136,7 +140,7 @@ mod tests {
 
     fn boot_from(site: Site, identity: &Identity) -> (&'static str, Recorder) {
         let recorder = Recorder::default();
-        let online = Online::pretended(Box::new(site), fake::connection());
+        let online = Online::pretended(fake::servers(&site), fake::connection());
         let machine = machine();
         let error =
             stages_at(&recorder, &machine, identity, &online, fake::now()).expect_err("a fake exec fails");

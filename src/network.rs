@@ -13,16 +13,15 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use zstrap_formats::config::MAX_CONFIG;
 use zstrap_formats::identity::Identity;
-use zstrap_formats::site;
 
 use crate::early::Machine;
 use crate::fail::{Chain, Refusal, random};
-use crate::http::{Server, ServerError, Source};
+use crate::http::ServerError;
 use crate::modules::Modules;
 use crate::net::links::Link;
 use crate::net::netlink;
+use crate::servers::Servers;
 use crate::sys::System;
 use zstrap_wire::dhcp4::{CLIENT_PORT, Client, Lease, SERVER_PORT};
 
@@ -44,7 +43,7 @@ pub const HOSTS: &str = "/run/zstrap/hosts";
 
 /// A network with a server that answered through it. Made here only.
 pub struct Online {
-    server: Box<dyn Source>,
+    servers: Servers,
     connection: Connection,
 }
 
@@ -64,10 +63,10 @@ pub struct Connection {
 }
 
 impl Online {
-    /// The server.
+    /// The servers, the one that answered first in front.
     #[must_use]
-    pub fn server(&self) -> &dyn Source {
-        &*self.server
+    pub fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// How we got to it.
@@ -78,8 +77,8 @@ impl Online {
 
     /// A network that is only pretended.
     #[cfg(test)]
-    pub fn pretended(server: Box<dyn Source>, connection: Connection) -> Self {
-        Self { server, connection }
+    pub fn pretended(servers: Servers, connection: Connection) -> Self {
+        Self { servers, connection }
     }
 }
 
@@ -157,10 +156,12 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
     if let Some((link, lease)) = machine.connected.take() {
         leave(&link, &lease, "new-attempt");
     }
+    let memory = machine.memory.clone();
     let mut search = Search::begin(&mut machine.modules)?;
     let mut refusals = Vec::new();
     while let Some((link, lease)) = search.next_lease()? {
-        match try_lease(system, identity, &link, &lease, started)? {
+        let servers = Servers::new(identity, &memory)?;
+        match try_lease(system, identity, servers, &link, &lease, started)? {
             Ok(online) => {
                 log_online(&online, started);
                 machine.connected = Some((link, lease));
@@ -179,13 +180,11 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
 fn try_lease(
     system: &dyn System,
     identity: &Identity,
+    servers: Servers,
     link: &Link,
     lease: &Lease,
     started: Instant,
 ) -> Result<Result<Online, Vec<String>>, Error> {
-    // Made anew for each link: a connection kept from another link would lead into nowhere.
-    let servers: Vec<Server> =
-        identity.servers.iter().map(|url| Server::new(url, identity)).collect::<Result<_, _>>()?;
     let hostname = match configure(system, link, lease, started) {
         Ok(hostname) => hostname,
         Err(error) => {
@@ -194,12 +193,20 @@ fn try_lease(
             return Ok(Err(vec![reason]));
         }
     };
-    Ok(first_answer(servers, identity).map(|server| {
-        let (mac, server_name) = (link.mac_text(), server.name());
-        let connection =
-            Connection { mac, link: link.name.clone(), lease: lease.clone(), server: server_name, hostname };
-        Online { server: Box::new(server), connection }
-    }))
+    Ok(match servers.first_answer(identity) {
+        Ok(server) => {
+            let (mac, server_name) = (link.mac_text(), servers.name(server).to_owned());
+            let connection = Connection {
+                mac,
+                link: link.name.clone(),
+                lease: lease.clone(),
+                server: server_name,
+                hostname,
+            };
+            Ok(Online { servers, connection })
+        }
+        Err(refused) => Err(refused.reasons),
+    })
 }
 
 fn log_online(online: &Online, started: Instant) {
@@ -213,36 +220,6 @@ fn loopback_up() {
     if let Err(error) = result {
         log::warn!(target: "network", "link stays down link=lo error={error}");
     }
-}
-
-/// The first server that has what the image will ask for first. Anything else that answers on its address, such
-/// as the login page of a hotel, is not our server.
-fn first_answer(servers: Vec<Server>, identity: &Identity) -> Result<Server, Vec<String>> {
-    let mut reasons = Vec::new();
-    for server in servers {
-        match probe(&server, identity) {
-            Ok(()) => return Ok(server),
-            Err(reason) => {
-                log::warn!(target: "network", "no answer server={} {reason}", server.name());
-                reasons.push(reason);
-            }
-        }
-    }
-    Err(reasons)
-}
-
-fn probe(server: &dyn Source, identity: &Identity) -> Result<(), String> {
-    let (path, limit, what) = match &identity.config.pin {
-        Some(pin) => (site::config_by_hash(&pin.sha256), MAX_CONFIG, "the pinned config"),
-        None => (site::config_latest(&identity.config.name), site::MAX_LATEST, "a serial number"),
-    };
-    let bytes = server.probe(&path, limit as u64).map_err(|error| Chain(&error).to_string())?;
-    let is_ours = match &identity.config.pin {
-        // A config of other bytes is one for the config stage to refuse; a page of a stranger is no config at all.
-        Some(_) => bytes.trim_ascii_start().starts_with(b"{"),
-        None => site::parse_latest(&bytes).is_some(),
-    };
-    if is_ours { Ok(()) } else { Err(format!("{}/{path}: not {what}", server.name())) }
 }
 
 /// Gives the link what the lease says, and the machine its name and name servers.
@@ -513,23 +490,6 @@ mod tests {
             (Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 2), Ipv4Addr::new(10, 0, 3, 2));
         assert!(same_network(us, near, 24) && !same_network(us, far, 24));
         assert!(same_network(us, far, 0) && !same_network(us, near, 32));
-    }
-
-    #[test]
-    fn a_login_page_is_not_our_server() {
-        let identity = fake::identity();
-        let mut site = fake::Site::default();
-        let latest = site::config_latest(&identity.config.name);
-        assert!(probe(&site, &identity).unwrap_err().contains("not found"));
-        site.insert(&latest, b"<html>log in</html>");
-        assert!(probe(&site, &identity).unwrap_err().contains("not a serial number"));
-        site.insert(&latest, b"1763625600\n");
-        assert_eq!(probe(&site, &identity), Ok(()));
-        let (mut site, mut identity) = fake::site_with_config(fake::CONFIG);
-        let pin = fake::pin(&mut site, &mut identity);
-        assert_eq!(probe(&site, &identity), Ok(()));
-        site.insert(&site::config_by_hash(&pin.sha256), b"<html>log in</html>");
-        assert!(probe(&site, &identity).unwrap_err().contains("not the pinned config"));
     }
 
     #[test]
