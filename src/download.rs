@@ -520,7 +520,7 @@ mod tests {
         // Whether the first or the second half was wrong cannot be seen.
         assert_eq!(
             offsets(&[Fault::CutOnce, Fault::FlippedEnd, Fault::None]),
-            [vec![0, 0], vec![150_000], vec![]]
+            [vec![0], vec![150_000, 0], vec![0]]
         );
         let (reason, sites) = fetch(&[Fault::CutOnce, Fault::FlippedEnd]);
         assert_eq!((reason, sites[0].offsets()), (None, vec![0, 0]));

@@ -579,7 +579,7 @@ mod tests {
 
     /// A site of the sample identity.
     fn good(name: &str) -> Site {
-        Site { name: name.to_owned(), ..fake::site_with_config(fake::CONFIG).0 }
+        fake::site_with_config(fake::CONFIG).0.called(name)
     }
 
     fn with_latest(name: &str, latest: &[u8]) -> Site {
@@ -642,7 +642,7 @@ mod tests {
     #[test]
     fn the_first_of_the_identity_that_answers_is_used() {
         assert_eq!(search(&[&good("a"), &good("b")]).unwrap(), "a");
-        let dead = Site { fault: Fault::Dead, ..good("a") };
+        let dead = good("a").with(Fault::Dead);
         assert_eq!(search(&[&dead, &with_latest("b", b"<html>"), &good("c"), &good("d")]).unwrap(), "c");
         let none = search(&[&dead, &with_latest("b", b"<html>")]).unwrap_err();
         assert_eq!(none.reasons.len(), 2);
@@ -738,7 +738,7 @@ mod tests {
             site.remove(&site::signature(&path));
             site
         };
-        let busy = Site { fault: Fault::Busy, ..good("busy") };
+        let busy = good("busy").with(Fault::Busy);
         let html = with_latest("html", b"<html>");
         let ahead = with_latest("ahead", b"99999999999");
         for bad in [&unsigned, &busy, &html, &ahead, &forged("forged")] {
@@ -748,8 +748,8 @@ mod tests {
 
     #[test]
     fn of_several_refusals_a_lie_is_told_rather_than_silence() {
-        let dead = Site { fault: Fault::Dead, ..good("dead") };
-        let missing = Site { name: "missing".to_owned(), ..Site::default() };
+        let dead = good("dead").with(Fault::Dead);
+        let missing = Site::default().called("missing");
         assert_eq!(config_of(&[&dead, &forged("b"), &with_latest("c", b"<html>")]), Err("bad-signature"));
         assert_eq!(config_of(&[&dead, &with_latest("b", b"<html>"), &forged("c")]), Err("not-a-serial"));
         assert_eq!(config_of(&[&dead, &missing]), Err("not-found"));

@@ -84,7 +84,7 @@ pub enum Fault {
     CutOnce,
     /// The same, and ranges are ignored.
     CutOnceNoRanges,
-    /// Each connection brings a tenth of what is left, but at most a thousandth, and breaks.
+    /// Each connection brings a tenth of the bytes, and breaks.
     CutAlways,
     /// Each connection stalls after half of the bytes that are left.
     Stalled,
@@ -149,6 +149,14 @@ pub fn mirrors(sites: &[&Site]) -> Servers {
 }
 
 impl Site {
+    pub fn called(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
+    pub fn with(self, fault: Fault) -> Self {
+        Self { fault, ..self }
+    }
+
     pub fn insert(&mut self, path: &str, bytes: &[u8]) {
         self.files.insert(path.to_owned(), bytes.to_vec());
     }
@@ -268,7 +276,7 @@ impl Source for Site {
             }
             Fault::CutOnce | Fault::CutOnceNoRanges | Fault::WrongRange => {}
             Fault::CutAlways => {
-                end = (offset + 1).max((offset + whole.len() / 10).min(whole.len()));
+                end = (offset + whole.len() / 10).min(whole.len());
                 then = broken(io::ErrorKind::UnexpectedEof);
             }
             Fault::Stalled => {
@@ -487,7 +495,7 @@ pub fn data() -> Vec<u8> {
 
 /// A site called `name` that has [`data`] as a blob and misbehaves like this when asked for it.
 pub fn mirror(name: &str, fault: Fault) -> Site {
-    let mut site = Site { name: name.to_owned(), fault, ..Site::default() };
+    let mut site = Site::default().called(name).with(fault);
     site.insert(&site::blob(&digest::sha256(&data())), &data());
     site
 }
