@@ -9,6 +9,7 @@
 mod clock;
 mod config;
 mod console;
+mod download;
 mod early;
 mod fail;
 mod fetch;
@@ -16,12 +17,14 @@ mod handoff;
 mod http;
 mod identity;
 mod list;
+mod media;
 mod modules;
 mod net;
 mod network;
 mod node;
 mod retry;
 mod root;
+mod servers;
 mod signed;
 mod sys;
 
@@ -98,16 +101,16 @@ fn stages_at(
 ) -> Result<std::convert::Infallible, Failure> {
     let config = machine
         .clock
-        .corrected(identity, |now| config::obtain(online.server(), identity, &machine.cmdline, now))
+        .corrected(identity, |now| config::obtain(online.servers(), identity, &machine.cmdline, now))
         .map_err(|error| Failure::of(Stage::Config, error))?;
     console::set_level(machine.log_level_of(config.fields().log.or(identity.log)));
     let list = machine
         .clock
-        .corrected(identity, |now| list::obtain(online.server(), identity, &config, now))
+        .corrected(identity, |now| list::obtain(online.servers(), identity, &config, now))
         .map_err(|error| Failure::of(Stage::List, error))?;
     let root = root::prepare(system, &config, &list).map_err(|error| Failure::of(Stage::Root, error))?;
     let fetched =
-        fetch::files(online.server(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
+        fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     let facts = node::facts::gather(machine, identity, online, &config, &list);
     Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts))
 }
@@ -131,6 +134,8 @@ mod tests {
             started: std::time::Instant::now(),
             connected: None,
             clock: Clock::pretended(fake::now().time),
+            servers: Default::default(),
+            network_attempts: 0,
         }
     }
 
@@ -146,7 +151,7 @@ mod tests {
 
     fn boot_from(site: Site, identity: &Identity) -> (&'static str, Recorder) {
         let recorder = Recorder::default();
-        let online = Online::pretended(Box::new(site), fake::connection());
+        let online = Online::pretended(fake::servers(&site), fake::connection());
         let error = stages_at(&recorder, &mut machine(), identity, &online).expect_err("a fake exec fails");
         (error.reason(), recorder)
     }
