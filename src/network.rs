@@ -7,12 +7,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use zstrap_formats::config::MAX_CONFIG;
 use zstrap_formats::identity::Identity;
 use zstrap_formats::site;
@@ -23,8 +22,9 @@ use crate::http::{Server, ServerError, Source};
 use crate::modules::Modules;
 use crate::net::links::Link;
 use crate::net::netlink;
+use crate::net::packet::{ArpSocket, BUFFER, DhcpSocket};
 use crate::sys::System;
-use zstrap_wire::dhcp4::{CLIENT_PORT, Client, Lease, SERVER_PORT};
+use zstrap_wire::dhcp4::{Client, Event, Lease, Output};
 
 /// How long all of this may take before the attempt ends.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -258,9 +258,9 @@ fn configure(system: &dyn System, link: &Link, lease: &Lease, started: Instant) 
         }
     }
     netlink::add_address(link.index, lease.address, lease.prefix).map_err(refused("setting the address"))?;
-    if let Some(gateway) = lease.gateways.first() {
-        let on_link = same_network(*gateway, lease.address, lease.prefix);
-        netlink::set_default_route(link.index, *gateway, on_link).map_err(refused("setting the route"))?;
+    if let Some(gateway) = lease.gateway() {
+        let on_link = same_network(gateway, lease.address, lease.prefix);
+        netlink::set_default_route(link.index, gateway, on_link).map_err(refused("setting the route"))?;
     }
     let hostname = hostname(link, lease);
     rustix::system::sethostname(hostname.as_bytes())
@@ -280,7 +280,7 @@ fn configure(system: &dyn System, link: &Link, lease: &Lease, started: Instant) 
 }
 
 fn log_lease(link: &Link, lease: &Lease, started: Instant) {
-    let gateway = lease.gateways.first().map_or_else(|| "none".to_owned(), Ipv4Addr::to_string);
+    let gateway = lease.gateway().map_or_else(|| "none".to_owned(), |gateway| gateway.to_string());
     log::info!(
         target: "network",
         "lease addr={}/{} gw={gateway} link={} after={:.3}s",
@@ -313,8 +313,8 @@ fn hostname(link: &Link, lease: &Lease) -> String {
 
 fn resolv_conf(lease: &Lease) -> String {
     let mut text = String::new();
-    if let Some(domain) = &lease.domain {
-        writeln!(text, "search {domain}").expect("a String takes all text");
+    if !lease.search.is_empty() {
+        writeln!(text, "search {}", lease.search.join(" ")).expect("a String takes all text");
     }
     // The resolver of libc reads three (resolv.conf(5), MAXNS).
     for server in lease.dns.iter().take(3) {
@@ -346,7 +346,8 @@ enum State {
 
 struct Asking {
     link: Link,
-    socket: OwnedFd,
+    socket: DhcpSocket,
+    arp: ArpSocket,
     client: Client,
 }
 
@@ -366,15 +367,13 @@ impl<'a> Search<'a> {
                 break;
             }
             let now = self.started.elapsed();
-            self.asking().for_each(|asking| asking.send(now));
-            self.wait()?;
-            let now = self.started.elapsed();
-            self.say_what_is_missing(now);
-            let leased = self.asking().find_map(|asking| Some((asking.link.clone(), asking.receive(now)?)));
+            let leased = self.asking().find_map(|asking| Some((asking.link.clone(), asking.turn(now)?)));
             if let Some((link, lease)) = leased {
                 self.links.insert(link.index, State::Leased);
                 return Ok(Some((link, lease)));
             }
+            self.wait()?;
+            self.say_what_is_missing(self.started.elapsed());
         }
         Ok(None)
     }
@@ -427,10 +426,12 @@ impl<'a> Search<'a> {
         let wake = self.asking().filter_map(|asking| asking.client.wake()).min().unwrap_or(now + LOOK);
         let pause = wake.saturating_sub(now).min(LOOK);
         let mut fds = vec![PollFd::from_borrowed_fd(self.news.as_fd(), PollFlags::IN)];
-        fds.extend(self.links.values().filter_map(|state| match state {
-            State::Asking(asking) => Some(PollFd::from_borrowed_fd(asking.socket.as_fd(), PollFlags::IN)),
-            State::Waiting | State::Leased => None,
-        }));
+        for state in self.links.values() {
+            if let State::Asking(asking) = state {
+                fds.push(PollFd::from_borrowed_fd(asking.socket.as_fd(), PollFlags::IN));
+                fds.push(PollFd::from_borrowed_fd(asking.arp.as_fd(), PollFlags::IN));
+            }
+        }
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(pause.subsec_nanos()) };
         match poll(&mut fds, Some(&timeout)) {
             // Quiet: time to see whether a driver has brought new devices.
@@ -462,43 +463,55 @@ impl<'a> Search<'a> {
 
 impl Asking {
     fn begin(link: Link, now: Duration) -> io::Result<Self> {
-        let socket = broadcast_socket(&link)?;
+        let (socket, arp) = (DhcpSocket::open(&link)?, ArpSocket::open(&link)?);
         let client = Client::new(link.mac, random(), now);
-        Ok(Self { link, socket, client })
+        Ok(Self { link, socket, arp, client })
     }
 
-    fn send(&mut self, now: Duration) {
-        let Some(packet) = self.client.poll(now) else { return };
-        let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
-        // A lost packet and a refused one are mended by the same retransmission.
-        if let Err(error) = rustix::net::sendto(&self.socket, &packet, SendFlags::empty(), &everyone) {
-            log::debug!(target: "network", "DHCP packet not sent link={} error={error}", self.link.name);
-        }
-    }
-
-    fn receive(&mut self, now: Duration) -> Option<Lease> {
-        let mut buffer = [0; 2048];
-        while let Ok((length, _)) = rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
-            let lease = self.client.receive(&buffer[..length], now);
-            if lease.is_some() {
-                return lease;
+    /// Takes what has come and sends what is due; the lease when there is one.
+    fn turn(&mut self, now: Duration) -> Option<Lease> {
+        let mut buffer = [0; BUFFER];
+        while let Some(payload) = self.socket.receive(&mut buffer) {
+            if let Some(event) = self.client.receive(payload, now) {
+                self.say(&event);
             }
         }
-        // An offer is answered at once, not at the next turn.
-        self.send(now);
+        while let Some(packet) = self.arp.receive(&mut buffer) {
+            if let Some(event) = self.client.receive_arp(packet, now) {
+                self.say(&event);
+            }
+        }
+        while let Some(output) = self.client.poll(now) {
+            let sent = match &output {
+                Output::Broadcast(payload) => self.socket.broadcast(payload),
+                Output::Unicast { from, to, payload } => self.socket.unicast(*from, *to, payload),
+                Output::Arp(packet) => self.arp.broadcast(packet),
+                Output::Event(Event::Leased(lease)) => return Some(lease.clone()),
+                Output::Event(event) => {
+                    self.say(event);
+                    Ok(())
+                }
+            };
+            // A lost packet and a refused one are mended by the same retransmission.
+            if let Err(error) = sent {
+                log::debug!(target: "network", "packet not sent link={} error={error}", self.link.name);
+            }
+        }
         None
     }
-}
 
-/// A UDP socket that speaks on one link only, before that link has an address.
-fn broadcast_socket(link: &Link) -> io::Result<OwnedFd> {
-    use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
-    setsockopt(&socket, BindToDevice, &link.name.clone().into())?;
-    rustix::net::sockopt::set_socket_broadcast(&socket, true)?;
-    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT))?;
-    Ok(socket)
+    fn say(&self, event: &Event) {
+        let link = &self.link.name;
+        match event {
+            Event::Refused { server } => {
+                log::warn!(target: "network", "refused by=dhcp server={server} link={link}");
+            }
+            Event::Conflict { address } => {
+                log::warn!(target: "network", "conflict addr={address} link={link}");
+            }
+            Event::Leased(_) | Event::Renewed(_) | Event::Expired => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -536,7 +549,7 @@ mod tests {
     fn resolv_conf_names_three_servers_at_most() {
         let lease = Lease {
             dns: (1..=5).map(|n| Ipv4Addr::new(10, 0, 0, n)).collect(),
-            domain: Some("farm.example".to_owned()),
+            search: vec!["farm.example".to_owned()],
             ..fake::connection().lease
         };
         let text = resolv_conf(&lease);

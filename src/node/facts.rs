@@ -47,7 +47,7 @@ pub fn gather(
         ("link", connection.link.clone()),
         ("mac", connection.mac.clone()),
         ("address", format!("{}/{}", lease.address, lease.prefix)),
-        ("gateway", joined(&lease.gateways)),
+        ("gateway", lease.gateway().map(|gateway| gateway.to_string()).unwrap_or_default()),
         ("dns", joined(&lease.dns)),
         ("lease_seconds", lease.seconds.to_string()),
         ("booted", early::now().to_string()),

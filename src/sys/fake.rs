@@ -17,7 +17,7 @@ use crate::early::Now;
 use crate::http::{Body, From, HttpError, Source};
 use crate::network::Connection;
 use crate::{config, fetch, list, root};
-use zstrap_wire::dhcp4::Lease;
+use zstrap_wire::dhcp4::{Lease, Route4};
 
 pub const SERIAL: u64 = 1_763_625_600;
 pub const CONFIG: &str = r#"{"version":1,"bundle":"demo","exec":["/init"]}"#;
@@ -43,13 +43,20 @@ pub fn connection() -> Connection {
     let lease = Lease {
         address: [10, 0, 2, 15].into(),
         prefix: 24,
-        gateways: vec![[10, 0, 2, 2].into()],
+        routes: vec![Route4 {
+            destination: [0, 0, 0, 0].into(),
+            prefix: 0,
+            gateway: Some([10, 0, 2, 2].into()),
+        }],
         dns: Vec::new(),
         hostname: None,
-        domain: None,
+        search: Vec::new(),
         mtu: None,
+        ntp: Vec::new(),
         server: [10, 0, 2, 2].into(),
         seconds: 3600,
+        renew_after: 1800,
+        rebind_after: 3150,
     };
     let text = |text: &str| text.to_owned();
     Connection {
