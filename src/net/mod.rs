@@ -2,3 +2,7 @@
 
 pub mod links;
 pub mod netlink;
+#[allow(dead_code)] // The network stage takes it up.
+pub mod settings;
+#[allow(dead_code)] // The network stage takes it up.
+pub mod v6;
