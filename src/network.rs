@@ -195,14 +195,9 @@ fn try_lease(
     };
     Ok(match servers.first_answer(identity) {
         Ok(server) => {
-            let (mac, server_name) = (link.mac_text(), servers.name(server).to_owned());
-            let connection = Connection {
-                mac,
-                link: link.name.clone(),
-                lease: lease.clone(),
-                server: server_name,
-                hostname,
-            };
+            let mac = link.mac_text();
+            let connection =
+                Connection { mac, link: link.name.clone(), lease: lease.clone(), server, hostname };
             Ok(Online { servers, connection })
         }
         Err(refused) => Err(refused.reasons),
