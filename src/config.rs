@@ -13,7 +13,7 @@ use zstrap_formats::name::Name;
 use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
-use crate::early::Now;
+use crate::clock::Now;
 use crate::fail::Refusal;
 use crate::http::Source;
 use crate::servers::Servers;

@@ -7,8 +7,9 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, KeyProvider};
-use rustls::pki_types::{PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::SigningKey;
 use ureq::Agent;
 use ureq::http::{Response, StatusCode, header};
@@ -321,8 +322,28 @@ fn tls(identity: &Identity) -> Result<TlsConfig, ServerError> {
         None => RootCerts::WebPki,
         Some(pem) => RootCerts::Specific(Arc::new(certificates(pem)?)),
     };
-    let provider = CryptoProvider { key_provider: &NoClientKeys, ..rustls::crypto::ring::default_provider() };
-    Ok(TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(Arc::new(provider)).build())
+    Ok(TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider()).build())
+}
+
+/// What TLS with servers of the identity rests on: whom they must chain to, and the cryptography.
+///
+/// # Errors
+/// [`ServerError::Ca`].
+pub(crate) fn tls_trust(identity: &Identity) -> Result<(RootCertStore, Arc<CryptoProvider>), ServerError> {
+    let roots = match &identity.ca {
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            let certificates = certificates(pem)?;
+            roots.add_parsable_certificates(certificates.iter().map(|one| CertificateDer::from(one.der())));
+            roots
+        }
+    };
+    Ok((roots, provider()))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider { key_provider: &NoClientKeys, ..rustls::crypto::ring::default_provider() })
 }
 
 /// A node shows no certificate of its own, so the code that would sign with one need not be there.

@@ -12,8 +12,8 @@ use zstrap_formats::name::Arch;
 use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
+use crate::clock::Now;
 use crate::config::NodeConfig;
-use crate::early::Now;
 use crate::fail::Refusal;
 use crate::http::Source;
 use crate::servers::Servers;

@@ -6,10 +6,15 @@
 use std::collections::BTreeMap;
 
 use zstrap_formats::identity::Identity;
+use zstrap_wire::dhcp4::Lease;
 
+use crate::clock;
 use crate::config::NodeConfig;
-use crate::early::{self, Machine};
+use crate::early::Machine;
 use crate::list::VerifiedList;
+use crate::net::links::Link;
+use crate::net::settings::Settings;
+use crate::net::v6;
 use crate::network::Online;
 
 /// Where the facts stand.
@@ -28,11 +33,7 @@ pub fn gather(
     list: &VerifiedList,
 ) -> Facts {
     let connection = online.connection();
-    let lease = &connection.lease;
-    let joined = |addresses: &[std::net::Ipv4Addr]| {
-        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-    };
-    let facts = [
+    let mut facts: Facts = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", machine.kernel.clone()),
         ("farmer_id", identity.farmer_id.to_string()),
@@ -44,16 +45,32 @@ pub fn gather(
         ("image_built", identity.build_time.to_string()),
         ("server", connection.server.clone()),
         ("hostname", connection.hostname.clone()),
-        ("link", connection.link.clone()),
-        ("mac", connection.mac.clone()),
-        ("address", format!("{}/{}", lease.address, lease.prefix)),
-        ("gateway", joined(&lease.gateways)),
-        ("dns", joined(&lease.dns)),
-        ("lease_seconds", lease.seconds.to_string()),
-        ("booted", early::now().to_string()),
+        ("booted", clock::now().to_string()),
         ("boot_seconds", format!("{:.3}", machine.started.elapsed().as_secs_f64())),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    if let Some(via) = &connection.via {
+        set_network(&mut facts, &via.link, &via.settings, via.lease.as_ref());
+    }
+    facts
+}
+
+/// What the facts say of the network; changed again by whoever keeps it up after handoff.
+pub fn set_network(facts: &mut Facts, link: &Link, settings: &Settings, lease: Option<&Lease>) {
+    let joined = |addresses: Vec<String>| addresses.join(" ");
+    let given = settings.addresses.iter().map(|(address, prefix)| format!("{address}/{prefix}"));
+    let made = v6::addresses(link).into_iter().map(|(address, prefix)| format!("{address}/{prefix}"));
+    let gateway = settings.gateway().or_else(|| v6::gateway(link));
+    let news = [
+        ("link", link.name.clone()),
+        ("mac", link.mac_text()),
+        ("address", joined(given.chain(made).collect())),
+        ("gateway", gateway.map(|gateway| gateway.to_string()).unwrap_or_default()),
+        ("dns", joined(settings.dns.iter().map(ToString::to_string).collect())),
+        ("lease_seconds", lease.map(|lease| lease.seconds.to_string()).unwrap_or_default()),
     ];
-    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    facts.extend(news.map(|(name, value)| (name.to_owned(), value)));
 }
 
 /// The text of the facts file.

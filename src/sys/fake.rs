@@ -10,16 +10,18 @@ use zstrap_formats::identity::{Identity, Pin};
 use zstrap_formats::key::SecretKey;
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::Arch;
+use zstrap_formats::network::Network;
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use super::{Meta, Mount, NewFile, Program, RootDir, System};
-use crate::early::Now;
+use crate::clock::Now;
 use crate::http::{Body, From, HttpError, Source};
-use crate::network::Connection;
+use crate::net::links::Link;
+use crate::net::settings::Settings;
+use crate::network::{Connection, Via};
 use crate::servers::{Memory, Servers, Time};
 use crate::{config, fetch, list, root};
-use zstrap_wire::dhcp4::Lease;
 
 pub const SERIAL: u64 = 1_763_625_600;
 pub const CONFIG: &str = r#"{"version":1,"bundle":"demo","exec":["/init"]}"#;
@@ -42,25 +44,10 @@ pub fn identity() -> Identity {
 }
 
 pub fn connection() -> Connection {
-    let lease = Lease {
-        address: [10, 0, 2, 15].into(),
-        prefix: 24,
-        gateways: vec![[10, 0, 2, 2].into()],
-        dns: Vec::new(),
-        hostname: None,
-        domain: None,
-        mtu: None,
-        server: [10, 0, 2, 2].into(),
-        seconds: 3600,
-    };
-    let text = |text: &str| text.to_owned();
-    Connection {
-        link: text("eth0"),
-        mac: text("52:54:00:12:34:56"),
-        lease,
-        server: text("http://10.0.2.2:8080"),
-        hostname: text("node"),
-    }
+    let link = Link { name: "eth0".to_owned(), index: 2, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56], has_master: false };
+    let network = Network::default();
+    let via = Via { link, settings: Settings::default(), lease: None, has_router: false, network };
+    Connection { via: Some(via), server: "http://10.0.2.2:8080".to_owned(), hostname: "node".to_owned() }
 }
 
 /// How a site misbehaves when a blob is asked for.
