@@ -54,6 +54,8 @@ pub enum Fault {
     Stall(Duration),
     /// So many body bytes of the range asked for, then nothing for this long, then the connection ends.
     StallAfter(u64, Duration),
+    /// So many body bytes a second.
+    Trickle(u64),
 }
 
 /// A fault, where it strikes, and how often.
@@ -349,6 +351,9 @@ impl Shared {
             }
             Some(Fault::Longer(extra)) => send(out, asked, file().map(|body| Body { extra, ..body })),
             Some(Fault::Endless) => send_endless(out),
+            Some(Fault::Trickle(rate)) => {
+                send(out, asked, file().map(|body| Body { rate: Some(rate), ..body }))
+            }
             Some(Fault::Stall(time)) => {
                 self.stall(time)?;
                 send(out, asked, file())
@@ -406,7 +411,7 @@ fn open(site: &Path, path: &str) -> Option<Body> {
     }
     let file = File::open(site.join(relative)).ok()?;
     let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    Some(Body { source: Source::File(file), stored: meta.len(), flip: None, extra: 0, cut: None })
+    Some(Body { source: Source::File(file), stored: meta.len(), flip: None, extra: 0, cut: None, rate: None })
 }
 
 /// A body to send, with what shall be wrong about it.
@@ -416,6 +421,7 @@ struct Body {
     flip: Option<u64>,
     extra: u64,
     cut: Option<u64>,
+    rate: Option<u64>,
 }
 
 enum Source {
@@ -426,7 +432,14 @@ enum Source {
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
         let stored = bytes.len() as u64;
-        Self { source: Source::Bytes(io::Cursor::new(bytes)), stored, flip: None, extra: 0, cut: None }
+        Self {
+            source: Source::Bytes(io::Cursor::new(bytes)),
+            stored,
+            flip: None,
+            extra: 0,
+            cut: None,
+            rate: None,
+        }
     }
 }
 
@@ -440,8 +453,14 @@ impl Body {
         let stop = self.cut.map_or(end, |cut| end.min(start.saturating_add(cut)));
         let mut place = start;
         while place < stop {
-            let piece = self.piece(place, stop)?;
+            // Ten pieces a second, where there is a rate.
+            let most = self.rate.map_or(stop, |rate| stop.min(place + rate.div_ceil(10)));
+            let piece = self.piece(place, most)?;
             out.write_all(&piece)?;
+            if self.rate.is_some() {
+                out.flush()?;
+                std::thread::sleep(Duration::from_millis(100));
+            }
             place += piece.len() as u64;
         }
         if stop < end { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }

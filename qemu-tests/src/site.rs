@@ -453,3 +453,13 @@ pub fn now() -> Result<Timestamp> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
     Ok(Timestamp::from_unix(since.as_secs())?)
 }
+
+/// Bytes that no transport can shorten: a multiplicative generator, always the same.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
