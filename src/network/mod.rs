@@ -19,6 +19,7 @@ use zstrap_wire::dhcp4::Lease;
 
 use self::plan::Plan;
 use self::search::{Candidate, Search};
+use crate::clock::Clock;
 use crate::early::Machine;
 use crate::fail::Refusal;
 use crate::http::ServerError;
@@ -28,6 +29,7 @@ use crate::net::links::Link;
 use crate::net::netlink;
 use crate::net::settings::Settings;
 use crate::net::v6;
+use crate::media;
 use crate::sys::System;
 
 /// How long each attempt may take until it ends; the last holds for all that follow. A switch port may forward
@@ -169,18 +171,56 @@ impl Refusal for Error {
     }
 }
 
-/// Brings the network up until a server answers.
+/// Brings the network up until a server answers. Boot media among the servers need no network: they are asked before
+/// it when they come first, and after it when nothing else was to be had.
 ///
 /// # Errors
 /// [`Error`] after a deadline, saying how far it came.
 pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity) -> Result<Online, Error> {
     let started = Instant::now();
-    let network = network_in_effect(&machine.cmdline, identity)?;
     loopback_up();
     // An earlier attempt came this far: its address and route must not shadow those of another link.
     if let Some((link, settings)) = machine.connected.take() {
         leave(&link, &settings, "new-attempt");
     }
+    let media_come_first = identity.servers.first().is_some_and(|url| url.scheme() == Scheme::File);
+    if media_come_first && let Some(online) = on_media(system, machine, identity, started) {
+        return Ok(online);
+    }
+    match search(system, machine, identity, started) {
+        Err(error) if !media_come_first => on_media(system, machine, identity, started).ok_or(error),
+        result => result,
+    }
+}
+
+/// A site on boot media, if the identity names any.
+fn on_media(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    started: Instant,
+) -> Option<Online> {
+    let servers = Servers::on_media(identity, &machine.servers)?;
+    let modules = &mut machine.modules;
+    media::load_modules(modules);
+    // Sticks and their drivers show up one after the other.
+    let server = servers.first_answer_while(identity, &mut || drop(modules.load_for_hardware())).ok()?;
+    let hostname = identity.network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
+    if let Err(error) = name_machine(system, &hostname, &Settings::default()) {
+        log::warn!(target: "network", "without a name: {error}");
+    }
+    log::info!(target: "network", "online server={server} link=none after={:.3}s", started.elapsed().as_secs_f64());
+    Some(Online { servers, connection: Connection { via: None, server, hostname } })
+}
+
+/// Looks for a link through which a server answers.
+fn search(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    started: Instant,
+) -> Result<Online, Error> {
+    let network = network_in_effect(&machine.cmdline, identity)?;
     let deadline = DEADLINES[machine.network_attempts.min(DEADLINES.len() - 1)];
     machine.network_attempts += 1;
     let plan = Plan::new(network, &machine.cmdline);
@@ -188,7 +228,8 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
     let mut refusals = Vec::new();
     while let Some(candidate) = search.next_candidate()? {
         let attempt = Attempt { system, identity, network: plan.network(), candidate: &candidate, started };
-        match attempt.run()? {
+        let servers = Servers::new(identity, &machine.servers)?;
+        match attempt.run(servers, &mut machine.clock) {
             Ok(online) if !search.is_contested(&candidate) => {
                 log_online(&online, &candidate.link, started);
                 machine.connected = Some((candidate.link, candidate.settings));
@@ -199,7 +240,7 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
             Err(mut reasons) => {
                 refusals.append(&mut reasons);
                 leave(&candidate.link, &candidate.settings, "no-server");
-                search.hurry();
+                search.refused(&candidate.link);
             }
         }
     }
@@ -244,26 +285,30 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// The servers, or the reasons when none answers. What is wrong with one candidate must not keep the node from
-    /// the next.
-    fn run(&self) -> Result<Result<Online, Vec<String>>, Error> {
-        // Made anew for each link: a connection kept from another link would lead into nowhere.
-        let mut servers = Servers::new(self.identity)?;
-        let link = &self.candidate.link.name;
+    /// The node online, or the reasons when no server answers. What is wrong with one candidate must not keep the
+    /// node from the next.
+    fn run(&self, servers: Servers, clock: &mut Clock) -> Result<Online, Vec<String>> {
+        let Candidate { link, settings, .. } = self.candidate;
         let hostname = match self.configure() {
             Ok(hostname) => hostname,
             Err(error) => {
-                log::warn!(target: "network", "not usable link={link} {error}");
-                return Ok(Err(vec![format!("{link}: {error}")]));
+                log::warn!(target: "network", "not usable link={} {error}", link.name);
+                return Err(vec![format!("{}: {error}", link.name)]);
             }
         };
-        if self.candidate.settings.dns.is_empty() && needs_dns(self.identity) {
-            return Ok(Err(vec![format!("{link}: no name server, and servers are known by name only")]));
+        if settings.dns.is_empty() && needs_dns(self.identity) {
+            return Err(vec![format!("{}: no name server, and servers are known by name only", link.name)]);
         }
-        Ok(servers.first_answer(self.identity).map(|server| {
-            let connection = Connection { via: Some(self.via()), server, hostname };
-            Online { servers, connection }
-        }))
+        clock.settle(&settings.ntp, &self.identity.servers, self.identity);
+        let answer = match servers.first_answer(self.identity) {
+            // No server is to blame for a certificate that a wrong clock refuses.
+            Err(nobody) if nobody.may_be_clock && clock.ask_once(self.identity) => {
+                servers.first_answer(self.identity)
+            }
+            answer => answer,
+        };
+        let server = answer.map_err(|nobody| nobody.reasons)?;
+        Ok(Online { servers, connection: Connection { via: Some(self.via()), server, hostname } })
     }
 
     fn via(&self) -> Via {
@@ -275,20 +320,10 @@ impl Attempt<'_> {
     fn configure(&self) -> io::Result<String> {
         let Candidate { link, settings, .. } = self.candidate;
         apply::put(link.index, settings)?;
-        let hostname = hostname(link, settings);
-        rustix::system::sethostname(hostname.as_bytes())?;
-        let resolv_conf = apply::resolv_conf(settings);
-        let hosts = apply::hosts(&hostname);
-        let files = [
-            ("/etc/resolv.conf", &resolv_conf),
-            (RESOLV_CONF, &resolv_conf),
-            ("/etc/hosts", &hosts),
-            (HOSTS, &hosts),
-        ];
-        for (path, text) in files {
-            let failed = |error| io::Error::other(format!("writing {path}: {error}"));
-            self.system.write_file(path, 0o644, text.as_bytes()).map_err(failed)?;
-        }
+        // 64 bytes is what the kernel takes.
+        let given = settings.hostname.clone().filter(|name| name.len() <= 64);
+        let hostname = given.unwrap_or_else(|| own_name(Some(link)));
+        name_machine(self.system, &hostname, settings)?;
         self.log_settings();
         Ok(hostname)
     }
@@ -340,11 +375,26 @@ fn leave(link: &Link, settings: &Settings, why: &str) {
     apply::take_back(link.index, settings);
 }
 
-/// The name that the network gives, or one that no other machine has.
-fn hostname(link: &Link, settings: &Settings) -> String {
-    let own = || format!("zstrap-{}", link.mac_text().replace(':', ""));
-    // 64 bytes is what the kernel takes.
-    settings.hostname.clone().filter(|name| name.len() <= 64).unwrap_or_else(own)
+/// A name that no other machine has.
+fn own_name(link: Option<&Link>) -> String {
+    link.map_or_else(|| "zstrap".to_owned(), |link| format!("zstrap-{}", link.mac_text().replace(':', "")))
+}
+
+/// Names the machine, and writes what the resolvers of programs read.
+fn name_machine(system: &dyn System, hostname: &str, settings: &Settings) -> io::Result<()> {
+    rustix::system::sethostname(hostname.as_bytes())?;
+    let (resolv_conf, hosts) = (apply::resolv_conf(settings), apply::hosts(hostname));
+    let files = [
+        ("/etc/resolv.conf", &resolv_conf),
+        (RESOLV_CONF, &resolv_conf),
+        ("/etc/hosts", &hosts),
+        (HOSTS, &hosts),
+    ];
+    for (path, text) in files {
+        let failed = |error| io::Error::other(format!("writing {path}: {error}"));
+        system.write_file(path, 0o644, text.as_bytes()).map_err(failed)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -119,10 +119,16 @@ impl<'a> Search<'a> {
         Ok(None)
     }
 
-    /// A candidate led nowhere, which may have taken longer than all the time there was: the others get a little
-    /// longer, and no more.
-    pub fn hurry(&mut self) {
+    /// A link led nowhere, which may have taken longer than all the time there was: the others get a little longer,
+    /// and no more. What its router gave it must not shadow them.
+    pub fn refused(&mut self, link: &Link) {
         self.deadline = self.started.elapsed() + AFTER_REFUSAL;
+        let Some(watch) = self.links.get_mut(&link.index) else { return };
+        if watch.router.is_some()
+            && let Some(v6) = watch.v6.take()
+        {
+            v6.leave();
+        }
     }
 
     /// Whether another machine has the lease's address, which may turn out only while it is in use. The lease is
@@ -151,24 +157,42 @@ impl<'a> Search<'a> {
     fn look_at_links(&mut self) {
         netlink::drain(&self.news);
         let mut links = Link::all();
-        for link in links.iter().filter(|link| self.plan.role(link) != Role::Ignored) {
-            // A link of a bond is up with the bond; here all others are brought up, once.
-            if !link.has_master && !link.is_up() && let Err(error) = netlink::link_up(link.index) {
-                log::debug!(target: "network", "link stays down link={} error={error}", link.name);
-            }
-        }
         if self.plan.make_links(&links, self.modules, self.started.elapsed()) {
             links = Link::all();
         }
+        for link in links.iter().filter(|link| !link.has_master && !link.is_up()) {
+            match self.plan.role(link) {
+                Role::Used => self.begin_v6(link),
+                Role::Below | Role::Leg => {}
+                Role::Ignored => continue,
+            }
+            if let Err(error) = netlink::link_up(link.index) {
+                log::debug!(target: "network", "link stays down link={} error={error}", link.name);
+            }
+        }
         let now = self.started.elapsed();
         for link in links.into_iter().filter(|link| self.plan.role(link) == Role::Used) {
-            let watch = self.links.entry(link.index).or_insert_with(|| Watch::new(link.clone()));
-            let begins = link.has_carrier() && !watch.has_carrier;
-            watch.has_carrier = link.has_carrier();
-            watch.link = link;
-            if begins {
-                watch.begin(&self.plan.network().method, self.wants_v6, now);
-            }
+            self.links.entry(link.index).or_insert_with(|| Watch::new(link.clone()));
+            self.look_at(link, now);
+        }
+    }
+
+    fn look_at(&mut self, link: Link, now: Duration) {
+        let Some(watch) = self.links.get_mut(&link.index) else { return };
+        let begins = link.has_carrier() && !watch.has_carrier;
+        watch.has_carrier = link.has_carrier();
+        watch.link = link;
+        if begins {
+            watch.begin(&self.plan.network().method, now);
+        }
+    }
+
+    /// IPv6 begins before the link is up, so that its addresses need not wait for the check of their uniqueness.
+    fn begin_v6(&mut self, link: &Link) {
+        let is_wanted = self.wants_v6 && matches!(self.plan.network().method, Method::Auto { v6: true, .. });
+        let watch = self.links.entry(link.index).or_insert_with(|| Watch::new(link.clone()));
+        if is_wanted && watch.v6.is_none() {
+            watch.v6 = begun(&link.name, "IPv6", V6::begin(link, self.started.elapsed()));
         }
     }
 
@@ -243,19 +267,14 @@ impl Watch {
 
     /// Somebody is at the other end: asks for all that the method allows, anew after each loss of the carrier, as the
     /// cable may be in another socket now.
-    fn begin(&mut self, method: &Method, wants_v6: bool, now: Duration) {
+    fn begin(&mut self, method: &Method, now: Duration) {
         let name = &self.link.name;
         log::debug!(target: "network", "carrier link={name} mac={}", self.link.mac_text());
         self.since = now;
         self.tried = None;
-        let Method::Auto { v4, v6 } = method else { return };
-        if *v4 {
+        if matches!(method, Method::Auto { v4: true, .. }) {
             self.lease = None;
             self.dhcp = begun(name, "DHCP", Dhcp::begin(&self.link, now));
-        }
-        if *v6 && wants_v6 {
-            self.router = None;
-            self.v6 = begun(name, "IPv6", V6::begin(&self.link, now));
         }
     }
 
@@ -277,7 +296,6 @@ impl Watch {
             None => {}
         }
         if let Some(v6) = &mut self.v6 {
-            v6.poll(now);
             v6.receive(now);
             self.router = v6.ready(now);
         }

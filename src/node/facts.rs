@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use zstrap_formats::identity::Identity;
 use zstrap_wire::dhcp4::Lease;
 
+use crate::clock;
 use crate::config::NodeConfig;
-use crate::early::{self, Machine};
+use crate::early::Machine;
 use crate::list::VerifiedList;
 use crate::net::links::Link;
 use crate::net::settings::Settings;
@@ -44,7 +45,7 @@ pub fn gather(
         ("image_built", identity.build_time.to_string()),
         ("server", connection.server.clone()),
         ("hostname", connection.hostname.clone()),
-        ("booted", early::now().to_string()),
+        ("booted", clock::now().to_string()),
         ("boot_seconds", format!("{:.3}", machine.started.elapsed().as_secs_f64())),
     ]
     .map(|(name, value)| (name.to_owned(), value))
