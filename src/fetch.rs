@@ -235,7 +235,7 @@ impl Job<'_> {
         let Some((first, copies)) = blob.files.split_first() else { return Ok(()) };
         let mut file = self.root.dir().create(&first.path).map_err(write_error(first))?;
         if blob.content.size > 0 {
-            Download::new(&self.shared, first, blob.content).run(&mut *file, buffer)?;
+            Download { shared: &self.shared, entry: first, content: blob.content }.run(&mut *file, buffer)?;
         } else if blob.content != ContentDigest::of(b"") {
             return Err(mismatch(first, &blob.content, &ContentDigest::of(b"")));
         }

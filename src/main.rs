@@ -27,6 +27,7 @@ mod root;
 mod servers;
 mod signed;
 mod sys;
+mod transfer;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

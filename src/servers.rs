@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ use crate::media::Media;
 const HEAD_START: Duration = Duration::from_secs(1);
 /// Longer than any probe lasts.
 const LAST_WAIT: Duration = Duration::from_secs(60);
+/// How often to do something else while waiting.
+const MEANWHILE: Duration = Duration::from_millis(250);
 /// How long a failure counts.
 const LATELY: Duration = Duration::from_secs(300);
 
@@ -233,7 +235,7 @@ struct Search {
     open: Vec<Index>,
     /// Those that have answered, but not with what a server of ours has.
     lost: Vec<(Index, Why)>,
-    /// When the next one is asked.
+    /// When the next one is asked, or nothing more is waited for.
     next_at: Instant,
 }
 
@@ -246,17 +248,17 @@ impl Search {
         self.next_at.saturating_duration_since(Instant::now())
     }
 
-    fn opened(&mut self, index: Index, head_start: Duration) {
+    fn opened(&mut self, index: Index, wait: Duration) {
         self.asked += 1;
         self.last_asked = Some(index);
         self.open.push(index);
-        self.next_at = Instant::now() + head_start;
+        self.next_at = Instant::now() + wait;
     }
 
-    fn closed(&mut self, index: Index) {
+    fn closed(&mut self, index: Index, is_last: bool) {
         self.open.retain(|other| *other != index);
-        // The last one that was asked has failed: the next need not wait for its second to pass.
-        if self.last_asked == Some(index) {
+        // The newest one has answered: if it has failed, the next need not wait for its second to pass.
+        if self.last_asked == Some(index) && !is_last {
             self.next_at = Instant::now();
         }
     }
@@ -505,38 +507,51 @@ impl Servers {
         Err(best.into_inner().expect("an identity has at least one server"))
     }
 
-    /// The first server that has what the image will ask for first; the others stand behind it. They are asked in
-    /// order, each a second after the one before or as soon as that has failed, so that a dead one costs a second.
+    /// The URL of the first server that has what the image will ask for first; the others stand behind it. They are
+    /// asked in order, each a second after the one before or as soon as that has failed, so that a dead one costs a
+    /// second.
     ///
     /// # Errors
     /// [`NoAnswer`] when none has it.
-    pub fn first_answer(&self, identity: &Identity) -> Result<Index, NoAnswer> {
+    pub fn first_answer(&self, identity: &Identity) -> Result<String, NoAnswer> {
+        self.first_answer_while(identity, &mut || ())
+    }
+
+    /// The same, doing something again and again while waiting, such as loading drivers of media that show up late.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] when none has it.
+    pub fn first_answer_while(
+        &self,
+        identity: &Identity,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<String, NoAnswer> {
         let (probe, order) = (Arc::new(Probe::of(identity)), self.ranked());
         let (sender, answers) = mpsc::channel();
         let mut search = Search::begin();
-        let mut refused = NoAnswer { reasons: Vec::new(), may_be_clock: false };
+        let mut nobody = NoAnswer { reasons: Vec::new(), may_be_clock: false };
         loop {
-            if let Some(&index) = order.get(search.asked).filter(|_| search.time_to_next().is_zero()) {
+            if search.time_to_next().is_zero() {
+                // The last of them has got all the time that a probe may take.
+                let Some(&index) = order.get(search.asked) else { return Err(nobody) };
                 self.ask_for_probe(index, &probe, sender.clone());
-                search.opened(index, self.head_start);
+                let is_last = search.asked + 1 == order.len();
+                search.opened(index, if is_last { LAST_WAIT } else { self.head_start });
             }
-            let wait = if search.asked < order.len() { search.time_to_next() } else { LAST_WAIT };
-            let (index, answer) = match answers.recv_timeout(wait) {
-                Ok(answer) => answer,
-                Err(RecvTimeoutError::Timeout) if search.asked < order.len() => continue,
-                // Every probe is bounded, so this is not reached; an unbounded wait would be worse than a wrong word.
-                Err(_) => return Err(refused),
+            let Ok((index, answer)) = answers.recv_timeout(search.time_to_next().min(MEANWHILE)) else {
+                meanwhile();
+                continue;
             };
-            search.closed(index);
+            search.closed(index, search.asked == order.len());
             match answer {
                 Ok(()) => {
                     self.won(index, &order, &search);
-                    return Ok(index);
+                    return Ok(self.name(index).to_owned());
                 }
-                Err(refusal) => self.lost(index, refusal, &mut search, &mut refused),
+                Err(refusal) => self.lost(index, refusal, &mut search, &mut nobody),
             }
             if search.open.is_empty() && search.asked == order.len() {
-                return Err(refused);
+                return Err(nobody);
             }
         }
     }
@@ -547,12 +562,12 @@ impl Servers {
         thread::spawn(move || answers.send((index, probe.ask(&*source))));
     }
 
-    fn lost(&self, index: Index, refusal: NotOurs, search: &mut Search, refused: &mut NoAnswer) {
+    fn lost(&self, index: Index, refusal: NotOurs, search: &mut Search, nobody: &mut NoAnswer) {
         log::warn!(target: "network", "no answer server={} {}", self.name(index), refusal.text);
         self.failed(index, false);
         search.lost.push((index, refusal.why));
-        refused.may_be_clock |= refusal.may_be_clock;
-        refused.reasons.push(refusal.text);
+        nobody.may_be_clock |= refusal.may_be_clock;
+        nobody.reasons.push(refusal.text);
     }
 
     /// Those that were asked before the winner, and have said nothing until now, stand behind it.
@@ -590,7 +605,7 @@ mod tests {
 
     fn search(sites: &[&Site]) -> Result<String, NoAnswer> {
         let servers = fake::mirrors(sites);
-        servers.first_answer(&fake::identity()).map(|index| servers.name(index).to_owned())
+        servers.first_answer(&fake::identity())
     }
 
     fn names(servers: &Servers) -> Vec<&str> {
@@ -656,8 +671,7 @@ mod tests {
             vec![Arc::new(BlackHole), Arc::new(good("b")), Arc::new(good("c"))];
         let servers =
             Servers { head_start: Duration::from_millis(20), ..Servers::of_sources(sources, &memory) };
-        let first = servers.first_answer(&fake::identity()).unwrap();
-        assert_eq!(servers.name(first), "b");
+        assert_eq!(servers.first_answer(&fake::identity()).unwrap(), "b");
         assert_eq!(names(&servers), ["b", "c", "hole"]);
     }
 

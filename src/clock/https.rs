@@ -409,7 +409,8 @@ mod tests {
     fn the_clock_is_blamed_for_certificates_of_another_time_only() {
         use crate::http::{Server, Source as _};
         let is_blamed = |pem| {
-            let server = Server::new(&url(server(pem, WITHIN)), &identity()).unwrap();
+            let server =
+                Server::new(&url(server(pem, WITHIN)), &identity(), crate::http::Patience::ALONE).unwrap();
             let error = server.probe("configs/demo/latest", 64).unwrap_err();
             crate::clock::Clock::default().blames(&error)
         };

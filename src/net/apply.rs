@@ -11,6 +11,7 @@ use zstrap_formats::network::Route;
 
 use super::netlink;
 use super::settings::Settings;
+use super::v6;
 
 /// The resolver of libc reads no more name servers (resolv.conf(5), MAXNS).
 const MAX_NAME_SERVERS: usize = 3;
@@ -111,15 +112,15 @@ fn same_network(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
     bits.checked_shr(width - u32::from(prefix)).unwrap_or(0) == 0
 }
 
-/// The text of resolv.conf(5).
+/// The text of resolv.conf(5). A name server with a link-local address is one of this link.
 #[must_use]
-pub fn resolv_conf(settings: &Settings) -> String {
+pub fn resolv_conf(settings: &Settings, link: &str) -> String {
     let mut text = String::new();
     if !settings.search.is_empty() {
         writeln!(text, "search {}", settings.search.join(" ")).expect("a String takes all text");
     }
     for server in settings.dns.iter().take(MAX_NAME_SERVERS) {
-        writeln!(text, "nameserver {server}").expect("a String takes all text");
+        writeln!(text, "nameserver {}", v6::name_server(*server, link)).expect("a String takes all text");
     }
     text
 }
@@ -170,7 +171,7 @@ mod tests {
             search: vec!["farm.example".to_owned(), "example".to_owned()],
             ..Settings::default()
         };
-        let text = resolv_conf(&settings);
+        let text = resolv_conf(&settings, "eth0");
         assert!(text.starts_with("search farm.example example\nnameserver 10.0.0.1\n"));
         assert_eq!(text.lines().count(), 4);
     }

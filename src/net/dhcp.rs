@@ -7,11 +7,8 @@ use std::time::Duration;
 use zstrap_wire::dhcp4::{Client, Event, Output};
 
 use super::links::Link;
-use super::packet::{ArpSocket, DhcpSocket};
+use super::packet::{ArpSocket, BUFFER, DhcpSocket};
 use crate::fail::random;
-
-/// More than the largest packet that a client asks for.
-const BUFFER: usize = 2048;
 
 /// A client before its link has an address.
 pub struct Dhcp {
@@ -80,11 +77,5 @@ impl Dhcp {
         }
         // An offer is answered at once, not at the next turn.
         self.send(now)
-    }
-
-    /// Another machine has the address of the lease: gives it back and asks for another.
-    pub fn conflict(&mut self, now: Duration) {
-        self.client.conflict(now);
-        self.send(now);
     }
 }

@@ -1,4 +1,5 @@
-//! What the network stage is made of: links and their carriers, rtnetlink, leases, what a link is to have.
+//! What the network stage is made of: links and their carriers, rtnetlink, sockets for links without an address,
+//! leases, and what a link is to have.
 
 pub mod apply;
 pub mod dhcp;

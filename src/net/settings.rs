@@ -1,6 +1,6 @@
 //! What a link is to have, wherever that came from: a lease, a router, the identity.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zstrap_formats::network::{Method, Network, Route};
 use zstrap_wire::dhcp4::Lease;
@@ -22,6 +22,32 @@ pub struct Settings {
     pub hostname: Option<String>,
     /// Largest packet in bytes.
     pub mtu: Option<u16>,
+}
+
+/// What the kernel has made by itself from a router's advertisement (SLAAC, RFC 4862).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Autoconfigured {
+    /// The address that it uses.
+    pub address: Ipv6Addr,
+    /// Length of its network's prefix in bits.
+    pub prefix: u8,
+    /// The router.
+    pub gateway: Ipv6Addr,
+}
+
+/// All addresses of a link as text, those that it was given first.
+#[must_use]
+pub fn addresses_text(settings: &Settings, made: Option<&Autoconfigured>) -> String {
+    let given = settings.addresses.iter().map(|(address, prefix)| format!("{address}/{prefix}"));
+    let made = made.map(|made| format!("{}/{}", made.address, made.prefix));
+    given.chain(made).collect::<Vec<_>>().join(" ")
+}
+
+/// The gateway as text, or nothing.
+#[must_use]
+pub fn gateway_text(settings: &Settings, made: Option<&Autoconfigured>) -> String {
+    let gateway = settings.gateway().or(made.map(|made| made.gateway.into()));
+    gateway.map(|gateway| gateway.to_string()).unwrap_or_default()
 }
 
 impl Settings {
@@ -100,7 +126,7 @@ impl Settings {
 pub fn default_route(gateway: IpAddr) -> Route {
     let any = match gateway {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     Route { destination: any, prefix: 0, gateway: Some(gateway) }
 }
@@ -135,7 +161,8 @@ mod tests {
 
     #[test]
     fn two_sources_add_up_and_the_smaller_packet_wins() {
-        let other = Settings { dns: vec!["2001:db8::1".parse().unwrap()], mtu: Some(1280), ..Settings::default() };
+        let other =
+            Settings { dns: vec!["2001:db8::1".parse().unwrap()], mtu: Some(1280), ..Settings::default() };
         let both = sample().merged_with(other);
         assert_eq!((both.dns.len(), both.mtu), (2, Some(1280)));
     }

@@ -23,18 +23,18 @@ use crate::clock::Clock;
 use crate::early::Machine;
 use crate::fail::Refusal;
 use crate::http::ServerError;
-use crate::servers::Servers;
+use crate::media;
 use crate::net::apply;
 use crate::net::links::Link;
 use crate::net::netlink;
-use crate::net::settings::Settings;
-use crate::net::v6;
-use crate::media;
+use crate::net::settings::{Autoconfigured, Settings, addresses_text, gateway_text};
+use crate::servers::Servers;
 use crate::sys::System;
 
 /// How long each attempt may take until it ends; the last holds for all that follow. A switch port may forward
 /// nothing for its first minute.
-const DEADLINES: [Duration; 3] = [Duration::from_secs(90), Duration::from_secs(120), Duration::from_secs(180)];
+const DEADLINES: [Duration; 3] =
+    [Duration::from_secs(90), Duration::from_secs(120), Duration::from_secs(180)];
 
 /// Where programs of the bundle find the name servers.
 pub const RESOLV_CONF: &str = "/run/zstrap/resolv.conf";
@@ -67,8 +67,10 @@ pub struct Via {
     pub settings: Settings,
     /// The lease, if the settings come from one.
     pub lease: Option<Lease>,
-    /// Whether a router has advertised itself.
-    pub has_router: bool,
+    /// When the lease was obtained, since the kernel started.
+    pub obtained: Duration,
+    /// What the kernel made of a router's advertisement, if there was one.
+    pub made: Option<Autoconfigured>,
     /// The network settings in effect.
     pub network: Network,
 }
@@ -204,9 +206,12 @@ fn on_media(
     let modules = &mut machine.modules;
     media::load_modules(modules);
     // Sticks and their drivers show up one after the other.
-    let server = servers.first_answer_while(identity, &mut || drop(modules.load_for_hardware())).ok()?;
+    let server = servers.first_answer_while(identity, &mut || {
+        modules.load_for_hardware();
+    });
+    let server = server.ok()?;
     let hostname = identity.network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
-    if let Err(error) = name_machine(system, &hostname, &Settings::default()) {
+    if let Err(error) = name_machine(system, &hostname, &Settings::default(), "") {
         log::warn!(target: "network", "without a name: {error}");
     }
     log::info!(target: "network", "online server={server} link=none after={:.3}s", started.elapsed().as_secs_f64());
@@ -312,8 +317,8 @@ impl Attempt<'_> {
     }
 
     fn via(&self) -> Via {
-        let Candidate { link, settings, lease, has_router } = self.candidate.clone();
-        Via { link, settings, lease, has_router, network: self.network.clone() }
+        let Candidate { link, settings, lease, obtained, made } = self.candidate.clone();
+        Via { link, settings, lease, obtained, made, network: self.network.clone() }
     }
 
     /// Gives the link its settings, and the machine its name and name servers.
@@ -323,21 +328,23 @@ impl Attempt<'_> {
         // 64 bytes is what the kernel takes.
         let given = settings.hostname.clone().filter(|name| name.len() <= 64);
         let hostname = given.unwrap_or_else(|| own_name(Some(link)));
-        name_machine(self.system, &hostname, settings)?;
+        name_machine(self.system, &hostname, settings, &link.name)?;
         self.log_settings();
         Ok(hostname)
     }
 
     fn log_settings(&self) {
-        let Candidate { link, settings, lease, has_router } = self.candidate;
-        let how = match (lease, has_router) {
+        let Candidate { link, settings, lease, made, .. } = self.candidate;
+        let how = match (lease, made) {
             (Some(_), _) => "lease",
-            (None, true) => "auto6",
-            (None, false) => "static",
+            (None, Some(_)) => "auto6",
+            (None, None) => "static",
         };
         let (name, after) = (&link.name, self.started.elapsed().as_secs_f64());
-        let address = first_address(link, settings);
-        let gateway = settings.gateway().or_else(|| v6::gateway(link)).map_or("none".to_owned(), |g| g.to_string());
+        let addresses = addresses_text(settings, made.as_ref());
+        let address = addresses.split(' ').next().unwrap_or_default();
+        let gateway = gateway_text(settings, made.as_ref());
+        let gateway = if gateway.is_empty() { "none" } else { &gateway };
         log::info!(target: "network", "{how} addr={address} gw={gateway} link={name} after={after:.3}s");
         if gateway == "none" {
             log::warn!(target: "network", "{how} without gateway link={name}");
@@ -346,14 +353,6 @@ impl Attempt<'_> {
             log::warn!(target: "network", "{how} without name server link={name}");
         }
     }
-}
-
-/// The first address of a link: what it was given, else what the kernel made from a router's prefix.
-#[must_use]
-pub fn first_address(link: &Link, settings: &Settings) -> String {
-    let made = || v6::addresses(link).into_iter().map(|(address, prefix)| (address.into(), prefix)).next();
-    let first = settings.addresses.first().copied().or_else(made);
-    first.map_or_else(|| "none".to_owned(), |(address, prefix)| format!("{address}/{prefix}"))
 }
 
 fn log_online(online: &Online, link: &Link, started: Instant) {
@@ -381,9 +380,9 @@ fn own_name(link: Option<&Link>) -> String {
 }
 
 /// Names the machine, and writes what the resolvers of programs read.
-fn name_machine(system: &dyn System, hostname: &str, settings: &Settings) -> io::Result<()> {
+fn name_machine(system: &dyn System, hostname: &str, settings: &Settings, link: &str) -> io::Result<()> {
     rustix::system::sethostname(hostname.as_bytes())?;
-    let (resolv_conf, hosts) = (apply::resolv_conf(settings), apply::hosts(hostname));
+    let (resolv_conf, hosts) = (apply::resolv_conf(settings, link), apply::hosts(hostname));
     let files = [
         ("/etc/resolv.conf", &resolv_conf),
         (RESOLV_CONF, &resolv_conf),

@@ -194,7 +194,8 @@ mod tests {
     #[test]
     fn a_vlan_is_used_and_the_link_below_is_not() {
         let plan = plan("dhcp,vlan=10,link=eth0", "");
-        let roles = [("eth0", 1), ("eth0.10", 1), ("eth1", 2), ("eth0.11", 1)].map(|(n, i)| plan.role(&link(n, i)));
+        let roles =
+            [("eth0", 1), ("eth0.10", 1), ("eth1", 2), ("eth0.11", 1)].map(|(n, i)| plan.role(&link(n, i)));
         assert_eq!(roles, [Role::Below, Role::Used, Role::Ignored, Role::Ignored]);
         assert_eq!(vlan_name(&link("enp175s0f1np1x", 1), 4000), "vlan4000");
     }

@@ -18,7 +18,7 @@ use crate::modules::Modules;
 use crate::net::dhcp::Dhcp;
 use crate::net::links::Link;
 use crate::net::netlink;
-use crate::net::settings::Settings;
+use crate::net::settings::{Autoconfigured, Settings};
 use crate::net::v6::V6;
 
 /// How long the other links get once a link has led to no server.
@@ -43,8 +43,10 @@ pub struct Candidate {
     pub settings: Settings,
     /// The lease, if the settings come from one.
     pub lease: Option<Lease>,
-    /// Whether a router has advertised itself.
-    pub has_router: bool,
+    /// When it was obtained, since the kernel started.
+    pub obtained: Duration,
+    /// What the kernel made of a router's advertisement, if there was one.
+    pub made: Option<Autoconfigured>,
 }
 
 /// The search on all links.
@@ -68,6 +70,7 @@ struct Watch {
     dhcp: Option<Dhcp>,
     v6: Option<V6>,
     lease: Option<Lease>,
+    obtained: Duration,
     router: Option<Settings>,
     tried: Option<Settings>,
 }
@@ -260,6 +263,7 @@ impl Watch {
             dhcp: None,
             v6: None,
             lease: None,
+            obtained: Duration::ZERO,
             router: None,
             tried: None,
         }
@@ -283,7 +287,9 @@ impl Watch {
         let event = self.dhcp.as_mut().and_then(|dhcp| dhcp.send(now).or_else(|| dhcp.receive(now)));
         let name = &self.link.name;
         match event {
-            Some(Event::Leased(lease) | Event::Renewed(lease)) => self.lease = Some(lease),
+            Some(Event::Leased(lease) | Event::Renewed(lease)) => {
+                (self.lease, self.obtained) = (Some(lease), since_start_of_kernel());
+            }
             Some(Event::Refused { server }) => {
                 log::warn!(target: "network", "DHCP refused link={name} server={server}");
                 self.lease = None;
@@ -320,8 +326,9 @@ impl Watch {
             return None;
         }
         self.tried = Some(settings.clone());
+        let made = self.router.as_ref().and(self.v6.as_ref()).and_then(V6::made);
         let (link, lease) = (self.link.clone(), self.lease.clone());
-        Some(Candidate { link, settings, lease, has_router: self.router.is_some() })
+        Some(Candidate { link, settings, lease, obtained: self.obtained, made })
     }
 
     /// Whether nothing more will come of this link than what was tried.
@@ -330,6 +337,12 @@ impl Watch {
         let v6_is_done = self.v6.is_none() || self.router.is_some() || now >= self.since + ROUTER;
         self.tried.is_some() && v4_is_done && v6_is_done
     }
+}
+
+/// The clock that nobody sets, and that counts while the machine sleeps.
+fn since_start_of_kernel() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// A client that cannot even begin must not keep the others from it.

@@ -6,16 +6,13 @@
 use std::collections::BTreeMap;
 
 use zstrap_formats::identity::Identity;
-use zstrap_wire::dhcp4::Lease;
 
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::early::Machine;
 use crate::list::VerifiedList;
-use crate::net::links::Link;
-use crate::net::settings::Settings;
-use crate::net::v6;
-use crate::network::Online;
+use crate::net::settings::{addresses_text, gateway_text};
+use crate::network::{Online, Via};
 
 /// Where the facts stand.
 pub const FACTS: &str = "/run/zstrap/facts.json";
@@ -51,24 +48,21 @@ pub fn gather(
     .map(|(name, value)| (name.to_owned(), value))
     .into();
     if let Some(via) = &connection.via {
-        set_network(&mut facts, &via.link, &via.settings, via.lease.as_ref());
+        set_network(&mut facts, via);
     }
     facts
 }
 
 /// What the facts say of the network; changed again by whoever keeps it up after handoff.
-pub fn set_network(facts: &mut Facts, link: &Link, settings: &Settings, lease: Option<&Lease>) {
-    let joined = |addresses: Vec<String>| addresses.join(" ");
-    let given = settings.addresses.iter().map(|(address, prefix)| format!("{address}/{prefix}"));
-    let made = v6::addresses(link).into_iter().map(|(address, prefix)| format!("{address}/{prefix}"));
-    let gateway = settings.gateway().or_else(|| v6::gateway(link));
+pub fn set_network(facts: &mut Facts, via: &Via) {
+    let made = via.made.as_ref();
     let news = [
-        ("link", link.name.clone()),
-        ("mac", link.mac_text()),
-        ("address", joined(given.chain(made).collect())),
-        ("gateway", gateway.map(|gateway| gateway.to_string()).unwrap_or_default()),
-        ("dns", joined(settings.dns.iter().map(ToString::to_string).collect())),
-        ("lease_seconds", lease.map(|lease| lease.seconds.to_string()).unwrap_or_default()),
+        ("link", via.link.name.clone()),
+        ("mac", via.link.mac_text()),
+        ("address", addresses_text(&via.settings, made)),
+        ("gateway", gateway_text(&via.settings, made)),
+        ("dns", via.settings.dns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+        ("lease_seconds", via.lease.as_ref().map(|lease| lease.seconds.to_string()).unwrap_or_default()),
     ];
     facts.extend(news.map(|(name, value)| (name.to_owned(), value)));
 }

@@ -44,9 +44,11 @@ pub fn identity() -> Identity {
 }
 
 pub fn connection() -> Connection {
-    let link = Link { name: "eth0".to_owned(), index: 2, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56], has_master: false };
+    let link =
+        Link { name: "eth0".to_owned(), index: 2, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56], has_master: false };
     let network = Network::default();
-    let via = Via { link, settings: Settings::default(), lease: None, has_router: false, network };
+    let (settings, obtained) = (Settings::default(), Duration::ZERO);
+    let via = Via { link, settings, lease: None, obtained, made: None, network };
     Connection { via: Some(via), server: "http://10.0.2.2:8080".to_owned(), hostname: "node".to_owned() }
 }
 

@@ -6,33 +6,32 @@
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_secs(1);
 /// A switch may forward nothing for its first minute, so the next try must never be far.
 const EAGER_CAP: Duration = Duration::from_secs(8);
 const EAGER: Duration = Duration::from_secs(60);
 /// `MAX_RTR_SOLICITATION` of RFC 7559, `INF_MAX_RT` of RFC 8415.
 const CAP: Duration = Duration::from_secs(3600);
 
-/// Pauses of 1, 2, 4, 8, 8 … seconds, after a minute doubled up to an hour; each a tenth longer or shorter, so
+/// Pauses that double up to eight seconds, after a minute up to an hour; each a tenth longer or shorter, so
 /// that a hall of machines that were switched on together does not ask as one.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     begun: Duration,
-    last: Option<Duration>,
+    next: Duration,
     random: u32,
 }
 
 impl Backoff {
-    pub(crate) fn new(seed: u32, now: Duration) -> Self {
+    pub(crate) fn new(first: Duration, seed: u32, now: Duration) -> Self {
         // Xorshift stays at zero for ever.
-        Self { begun: now, last: None, random: seed | 1 }
+        Self { begun: now, next: first, random: seed | 1 }
     }
 
     /// The pause after the packet that is being sent now.
     pub(crate) fn pause(&mut self, now: Duration) -> Duration {
         let cap = if now.saturating_sub(self.begun) < EAGER { EAGER_CAP } else { CAP };
-        let pause = self.last.map_or(FIRST, |last| (last * 2).min(cap));
-        self.last = Some(pause);
+        let pause = self.next.min(cap);
+        self.next = pause * 2;
         pause * (900 + self.next_random() % 201) / 1000
     }
 
@@ -49,10 +48,12 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
     fn pauses_are_short_for_a_minute_and_then_grow_to_an_hour() {
         for seed in [0, 1, 7, u32::MAX] {
-            let mut backoff = Backoff::new(seed, Duration::ZERO);
+            let mut backoff = Backoff::new(SECOND, seed, Duration::ZERO);
             let (mut now, mut pauses) = (Duration::ZERO, Vec::new());
             for _ in 0..25 {
                 let pause = backoff.pause(now);
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn two_machines_do_not_ask_as_one() {
         let pauses = |seed| {
-            let mut backoff = Backoff::new(seed, Duration::ZERO);
+            let mut backoff = Backoff::new(SECOND, seed, Duration::ZERO);
             [0, 1, 2].map(|now| backoff.pause(Duration::from_secs(now)))
         };
         assert_ne!(pauses(0x1234), pauses(0x1236));

@@ -35,6 +35,8 @@ const INF_MAX_RT: u16 = 83;
 const WANTED: [u16; 6] =
     [DNS_SERVERS, DOMAIN_LIST, SNTP_SERVERS, NTP_SERVER, INFORMATION_REFRESH_TIME, INF_MAX_RT];
 
+/// `INF_TIMEOUT` of RFC 8415, section 7.6.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// `IRT_DEFAULT` and `IRT_MINIMUM` of RFC 8415, section 7.6.
 const DEFAULT_REFRESH: u32 = 86_400;
 const LEAST_REFRESH: u32 = 600;
@@ -70,7 +72,7 @@ impl Client {
     /// A client that sends its first packet at once. `seed` should be random: transaction ids are made of it.
     #[must_use]
     pub fn new(mac: [u8; 6], seed: u32, now: Duration) -> Self {
-        let mut backoff = Backoff::new(seed, now);
+        let mut backoff = Backoff::new(FIRST_PAUSE, seed, now);
         let xid = backoff.next_random() >> 8;
         Self { mac, xid, backoff, begun: None, wake: Some(now), info: None }
     }
@@ -93,6 +95,12 @@ impl Client {
         self.begun.is_some() || self.wake.is_some_and(|wake| wake <= now)
     }
 
+    /// Asks anew at once, as on a link whose carrier has come back.
+    pub fn ask_anew(&mut self, now: Duration) {
+        self.backoff = Backoff::new(FIRST_PAUSE, self.backoff.next_random(), now);
+        self.wake = Some(now);
+    }
+
     /// The payload to send to [`ALL_SERVERS`] now, if it is time for one.
     pub fn poll(&mut self, now: Duration) -> Option<Vec<u8>> {
         if self.wake.is_none_or(|wake| now < wake) {
@@ -111,7 +119,7 @@ impl Client {
         let Some(info) = parse_reply(payload, self.mac, self.xid) else { return false };
         let refresh_at = info.refresh_after.map(|seconds| now + Duration::from_secs(seconds.into()));
         self.xid = self.backoff.next_random() >> 8;
-        self.backoff = Backoff::new(self.backoff.next_random(), refresh_at.unwrap_or(now));
+        self.backoff = Backoff::new(FIRST_PAUSE, self.backoff.next_random(), refresh_at.unwrap_or(now));
         self.begun = None;
         self.wake = refresh_at;
         self.info = Some(info);
@@ -306,6 +314,8 @@ mod tests {
         assert!(next < seconds(2), "{next:?}");
         assert!(client.receive(&reply(client.xid, MAC, &[]), seconds(86_402)));
         assert!(client.info().unwrap().dns.is_empty());
+        client.ask_anew(seconds(86_403));
+        assert!(client.poll(seconds(86_403)).is_some());
     }
 
     #[test]

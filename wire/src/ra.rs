@@ -23,6 +23,8 @@ pub const SOLICITATION: [u8; 8] = [ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
 /// Only a neighbour can send this: every router on the way takes one off.
 const HOP_LIMIT: u8 = 255;
 const FIXED: usize = 16;
+/// Less than RFC 4861 has (4 s): a switch often loses what comes in the instant after the carrier.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A lifetime that never ends.
 const FOREVER: u32 = u32::MAX;
 /// The least MTU of IPv6 (RFC 8200, section 5).
@@ -163,6 +165,8 @@ pub struct Discovery {
     search: Kept<String>,
     mtu: Option<u16>,
     backoff: Backoff,
+    /// Whether routers are to be asked although there is one.
+    anew: bool,
     solicit_at: Duration,
 }
 
@@ -188,7 +192,8 @@ impl Discovery {
             dns: Kept::default(),
             search: Kept::default(),
             mtu: None,
-            backoff: Backoff::new(seed, now),
+            backoff: Backoff::new(FIRST_PAUSE, seed, now),
+            anew: true,
             solicit_at: now,
         }
     }
@@ -196,7 +201,7 @@ impl Discovery {
     /// When something is due: a solicitation while there is no router, or the end of what has been said.
     #[must_use]
     pub fn wake(&self) -> Option<Duration> {
-        let solicit = self.routers.items.is_empty().then_some(self.solicit_at);
+        let solicit = self.is_soliciting().then_some(self.solicit_at);
         let ends = [self.routers.next_end(), self.dns.next_end(), self.search.next_end()];
         ends.into_iter().chain([solicit]).flatten().min()
     }
@@ -212,16 +217,21 @@ impl Discovery {
 
     /// Whether [`SOLICITATION`] is to be sent to [`ALL_ROUTERS`] now.
     pub fn poll(&mut self, now: Duration) -> bool {
-        if !self.routers.items.is_empty() || now < self.solicit_at {
-            return false;
+        let is_due = self.is_soliciting() && now >= self.solicit_at;
+        if is_due {
+            self.solicit_at = now + self.backoff.pause(now);
         }
-        self.solicit_at = now + self.backoff.pause(now);
-        true
+        is_due
+    }
+
+    fn is_soliciting(&self) -> bool {
+        self.anew || !self.has_router()
     }
 
     /// Solicits anew, as on a link whose carrier has come back. What was learned stays until it ends.
     pub fn restart(&mut self, now: Duration) {
-        self.backoff = Backoff::new(self.backoff.next_random(), now);
+        self.backoff = Backoff::new(FIRST_PAUSE, self.backoff.next_random(), now);
+        self.anew = true;
         self.solicit_at = now;
     }
 
@@ -237,6 +247,7 @@ impl Discovery {
             self.search.put(domain.clone(), *seconds, now);
         }
         self.mtu = said.mtu.or(self.mtu);
+        self.anew = false;
         is_new
     }
 
@@ -457,11 +468,15 @@ mod tests {
         let sent = |discovery: &mut Discovery, range: std::ops::Range<u64>| {
             range.filter(|second| discovery.poll(seconds(*second))).count()
         };
-        assert!((7..=9).contains(&sent(&mut discovery, 0..50)));
+        assert!((8..=11).contains(&sent(&mut discovery, 0..50)));
         assert!(discovery.learn(&said(&[]), ROUTER, seconds(50)));
         assert!(!discovery.learn(&said(&[]), ROUTER, seconds(50)));
         assert_eq!(sent(&mut discovery, 50..1000), 0);
         assert_eq!(discovery.wake(), Some(seconds(1850)));
+        discovery.restart(seconds(1000));
+        assert!(discovery.poll(seconds(1000)) && discovery.has_router());
+        discovery.learn(&said(&[]), ROUTER, seconds(1000));
+        assert_eq!(sent(&mut discovery, 1001..1100), 0);
     }
 
     #[test]
@@ -494,6 +509,10 @@ mod tests {
         assert_eq!(discovery.dns().collect::<Vec<_>>(), [second, third]);
         discovery.learn(&said(&[(second, 0), (third, 0), (first, 0)]), ROUTER, seconds(34));
         assert_eq!(discovery.dns().count(), 0);
+        assert!(!discovery.poll(seconds(34)), "what was taken back is not asked for");
+        discovery.learn(&said(&[(first, 5)]), ROUTER, seconds(35));
+        discovery.expire(seconds(40));
+        assert!(discovery.has_router() && discovery.poll(seconds(40)), "what ended in silence is");
     }
 
     #[test]
