@@ -113,7 +113,7 @@ impl Media {
     /// is unmounted by being dropped.
     fn look_at(&self, device: &str) -> Option<OwnedFd> {
         let path = format!("/dev/{device}");
-        let kind = File::open(&path).and_then(|device| kind_of(device)).ok()??;
+        let kind = File::open(&path).and_then(kind_of).ok()??;
         let mount = match mount_unattached(kind, &path) {
             Ok(mount) => mount,
             Err(error) => {
