@@ -66,12 +66,17 @@ impl Packed {
         text
     }
 
-    /// The length of the compressed blob of this content, if there is one that is worth asking for.
+    /// The length of the compressed blob of a content of `size` bytes, if there is one that is worth asking for.
     #[must_use]
     pub fn length(&self, sha256: &Sha256, size: u64) -> Option<u64> {
+        self.claimed(sha256).filter(|length| saves(size, *length))
+    }
+
+    /// The length that is named for this content, whether or not that makes sense.
+    #[must_use]
+    pub fn claimed(&self, sha256: &Sha256) -> Option<u64> {
         let found = self.0.binary_search_by_key(sha256, |(sha256, _)| *sha256).ok()?;
-        let length = self.0.get(found)?.1;
-        saves(size, length).then_some(length)
+        self.0.get(found).map(|(_, length)| *length)
     }
 
     /// All of them, in order.
