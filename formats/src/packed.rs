@@ -9,8 +9,10 @@ use std::fmt::Write as _;
 use crate::digest::Sha256;
 use crate::list::MAX_ENTRIES;
 
+/// The longest line in bytes.
+pub const LONGEST_LINE: usize = 79;
 /// The longest hint in bytes: as many lines as a list may have.
-pub const MAX_BYTES: usize = MAX_ENTRIES * 79;
+pub const MAX_BYTES: usize = MAX_ENTRIES * LONGEST_LINE;
 /// Contents shorter than this are never compressed: a request costs as much as they do.
 pub const LEAST: u64 = 4096;
 /// Base-2 logarithm of the window that a decoder keeps in memory, at most: 2 MiB. Each connection has a decoder, and the
@@ -59,7 +61,7 @@ impl Packed {
     /// As [`Packed::parse`] reads it.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut text = String::with_capacity(self.0.len() * 79);
+        let mut text = String::with_capacity(self.0.len() * LONGEST_LINE);
         for (sha256, length) in &self.0 {
             writeln!(text, "{sha256} {length}").expect("text in memory takes whatever is written");
         }
