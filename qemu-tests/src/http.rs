@@ -1,12 +1,12 @@
 //! A web server that serves a site and misbehaves where a test tells it to.
 //!
-//! In: a folder, and rules that say which request goes wrong in which way. Out: HTTP/1.1 on a port of 127.0.0.1
-//! (GET, HEAD, one byte range, keep-alive) and a record of all requests. Failure: only starting can fail;
-//! a client that goes away ends its connection and nothing else. All threads end when the server is dropped.
+//! In: a folder, a [`Place`] to listen at, and rules that say which request goes wrong in which way. Out: HTTP/1.1,
+//! on demand over TLS (GET, HEAD, one byte range, keep-alive), and a record of all requests. Failure: only starting
+//! can fail; a client that goes away ends its connection and nothing else. All threads end when the server is dropped.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::netns::Namespace;
+use crate::site::now;
 
 /// An endless body ends here, so that a client which reads for ever shows as slow and not as a full disk.
 const ENDLESS: u64 = 1 << 30;
@@ -50,6 +54,8 @@ pub enum Fault {
     Stall(Duration),
     /// So many body bytes of the range asked for, then nothing for this long, then the connection ends.
     StallAfter(u64, Duration),
+    /// So many body bytes a second.
+    Trickle(u64),
 }
 
 /// A fault, where it strikes, and how often.
@@ -85,15 +91,80 @@ pub struct Request {
     pub at: Duration,
 }
 
+/// Where a server listens, and how machines get to it.
+#[derive(Clone)]
+pub struct Place {
+    namespace: Option<Namespace>,
+    address: SocketAddr,
+    host: String,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl Place {
+    /// The host's loopback, which machines on user-mode networking see as [`HOST`](crate::vm::HOST).
+    pub fn user() -> Self {
+        Self::at(None, SocketAddr::from(([127, 0, 0, 1], 0)), crate::vm::HOST)
+    }
+
+    /// The same with IPv6; user-mode networks see it as their second site-local address.
+    pub fn user6() -> Self {
+        Self::at(None, SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), "[fec0::2]")
+    }
+
+    /// An address inside a namespace.
+    pub fn inside(namespace: &Namespace, address: IpAddr) -> Self {
+        let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+        Self::at(Some(namespace), SocketAddr::from((address, 0)), &host)
+    }
+
+    fn at(namespace: Option<&Namespace>, address: SocketAddr, host: &str) -> Self {
+        Self { namespace: namespace.cloned(), address, host: host.to_owned(), tls: None }
+    }
+
+    /// Has machines ask for it by this name.
+    #[must_use]
+    pub fn named(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
+    }
+
+    /// Has it listen on this port.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.address.set_port(port);
+        self
+    }
+
+    /// Has it speak TLS.
+    #[must_use]
+    pub fn tls(mut self, config: Arc<ServerConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// Runs what opens sockets where they belong.
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        match &self.namespace {
+            Some(namespace) => namespace.run(work),
+            None => Ok(work()),
+        }
+    }
+
+    fn listen(&self) -> Result<TcpListener> {
+        self.run(|| TcpListener::bind(self.address))?.with_context(|| format!("binding {}", self.address))
+    }
+}
+
 /// The server.
 pub struct FaultServer {
-    address: SocketAddr,
+    place: Place,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 struct Shared {
     site: PathBuf,
+    tls: Option<Arc<ServerConfig>>,
     started: Instant,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<Request>>,
@@ -110,10 +181,16 @@ struct Client {
 impl FaultServer {
     /// Serves `site` on a free port of 127.0.0.1.
     pub fn start(site: &Path) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("binding a port of 127.0.0.1")?;
-        let address = listener.local_addr().context("asking for the port")?;
+        Self::start_at(site, Place::user())
+    }
+
+    /// Serves `site` at a place; on a free port, unless it names one.
+    pub fn start_at(site: &Path, mut place: Place) -> Result<Self> {
+        let listener = place.listen()?;
+        place.address = listener.local_addr().context("asking for the port")?;
         let shared = Arc::new(Shared {
             site: site.to_owned(),
+            tls: place.tls.clone(),
             started: Instant::now(),
             rules: Mutex::default(),
             requests: Mutex::default(),
@@ -121,17 +198,18 @@ impl FaultServer {
             closing: AtomicBool::new(false),
         });
         let acceptor = Some(accept_on(listener, &shared));
-        Ok(Self { address, shared, acceptor })
+        Ok(Self { place, shared, acceptor })
     }
 
-    /// Where it listens, as the host sees it.
+    /// Where it listens, as the host or its namespace sees it.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.place.address
     }
 
-    /// Its URL as a machine on user-mode networking sees it.
+    /// Its URL as machines see it.
     pub fn url(&self) -> String {
-        format!("http://{}:{}", crate::vm::HOST, self.address.port())
+        let scheme = if self.place.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.place.host, self.place.address.port())
     }
 
     /// Adds a rule. The first rule that strikes a request wins.
@@ -154,7 +232,7 @@ impl FaultServer {
         let Some(acceptor) = self.acceptor.take() else { return };
         self.shared.closing.store(true, Ordering::SeqCst);
         // The acceptor looks at the flag once it has a connection: this one. If it fails, another one came first.
-        let _ = TcpStream::connect(self.address);
+        let _ = self.place.run(|| TcpStream::connect(self.place.address));
         // A thread that panicked has closed its sockets, too.
         let _ = acceptor.join();
         for client in std::mem::take(&mut *lock(&self.shared.clients)) {
@@ -168,8 +246,7 @@ impl FaultServer {
         if self.acceptor.is_some() {
             return Ok(());
         }
-        let listener =
-            TcpListener::bind(self.address).with_context(|| format!("binding {} again", self.address))?;
+        let listener = self.place.listen()?;
         self.shared.closing.store(false, Ordering::SeqCst);
         self.acceptor = Some(accept_on(listener, &self.shared));
         Ok(())
@@ -205,7 +282,7 @@ fn accept_on(listener: TcpListener, shared: &Arc<Shared>) -> JoinHandle<()> {
             let served = Arc::clone(&shared);
             let thread = std::thread::spawn(move || {
                 // An error here is a client that went away, or a fault that was asked for.
-                let _ = served.serve(&stream);
+                let _ = served.serve_encrypted_or_not(&stream);
                 let _ = stream.shutdown(Shutdown::Both);
             });
             lock(&shared.clients).push(Client { stream: kept, thread });
@@ -222,13 +299,23 @@ struct Asked {
 }
 
 impl Shared {
-    fn serve(&self, stream: &TcpStream) -> io::Result<()> {
+    fn serve_encrypted_or_not(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let mut reader = BufReader::new(stream);
-        while let Some(asked) = read_request(&mut reader)? {
+        match &self.tls {
+            None => self.serve(stream),
+            Some(tls) => {
+                let session = ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
+                self.serve(StreamOwned::new(session, stream))
+            }
+        }
+    }
+
+    fn serve(&self, stream: impl Read + Write) -> io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        while let Some(asked) = read_request(&mut stream)? {
             self.record(&asked);
             let fault = self.fault_for(&asked.path);
-            self.answer(stream, &asked, fault)?;
+            self.answer(stream.get_mut(), &asked, fault)?;
             if asked.close {
                 break;
             }
@@ -249,8 +336,7 @@ impl Shared {
         Some(rule.fault.clone())
     }
 
-    fn answer(&self, stream: &TcpStream, asked: &Asked, fault: Option<Fault>) -> io::Result<()> {
-        let out = &mut &*stream;
+    fn answer(&self, out: &mut impl Write, asked: &Asked, fault: Option<Fault>) -> io::Result<()> {
         let file = || open(&self.site, &asked.path);
         match fault {
             None => send(out, asked, file()),
@@ -265,6 +351,9 @@ impl Shared {
             }
             Some(Fault::Longer(extra)) => send(out, asked, file().map(|body| Body { extra, ..body })),
             Some(Fault::Endless) => send_endless(out),
+            Some(Fault::Trickle(rate)) => {
+                send(out, asked, file().map(|body| Body { rate: Some(rate), ..body }))
+            }
             Some(Fault::Stall(time)) => {
                 self.stall(time)?;
                 send(out, asked, file())
@@ -322,7 +411,7 @@ fn open(site: &Path, path: &str) -> Option<Body> {
     }
     let file = File::open(site.join(relative)).ok()?;
     let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    Some(Body { source: Source::File(file), stored: meta.len(), flip: None, extra: 0, cut: None })
+    Some(Body { source: Source::File(file), stored: meta.len(), flip: None, extra: 0, cut: None, rate: None })
 }
 
 /// A body to send, with what shall be wrong about it.
@@ -332,6 +421,7 @@ struct Body {
     flip: Option<u64>,
     extra: u64,
     cut: Option<u64>,
+    rate: Option<u64>,
 }
 
 enum Source {
@@ -342,7 +432,14 @@ enum Source {
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
         let stored = bytes.len() as u64;
-        Self { source: Source::Bytes(io::Cursor::new(bytes)), stored, flip: None, extra: 0, cut: None }
+        Self {
+            source: Source::Bytes(io::Cursor::new(bytes)),
+            stored,
+            flip: None,
+            extra: 0,
+            cut: None,
+            rate: None,
+        }
     }
 }
 
@@ -356,8 +453,14 @@ impl Body {
         let stop = self.cut.map_or(end, |cut| end.min(start.saturating_add(cut)));
         let mut place = start;
         while place < stop {
-            let piece = self.piece(place, stop)?;
+            // Ten pieces a second, where there is a rate.
+            let most = self.rate.map_or(stop, |rate| stop.min(place + rate.div_ceil(10)));
+            let piece = self.piece(place, most)?;
             out.write_all(&piece)?;
+            if self.rate.is_some() {
+                out.flush()?;
+                std::thread::sleep(Duration::from_millis(100));
+            }
             place += piece.len() as u64;
         }
         if stop < end { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
@@ -397,7 +500,7 @@ fn send(out: &mut impl Write, asked: &Asked, body: Option<Body>) -> io::Result<(
     };
     let status = if asked.range.is_some() { "206 Partial Content" } else { "200 OK" };
     let mut head =
-        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nAccept-Ranges: bytes\r\n", end - start);
+        format!("HTTP/1.1 {status}\r\n{}Content-Length: {}\r\nAccept-Ranges: bytes\r\n", date(), end - start);
     if asked.range.is_some() {
         head += &format!("Content-Range: bytes {start}-{}/{length}\r\n", end.saturating_sub(1));
     }
@@ -421,8 +524,26 @@ fn parse_range(text: &str, length: u64) -> Option<(u64, u64)> {
 
 fn send_status(out: &mut impl Write, status: u16) -> io::Result<()> {
     let body = format!("status {status}\n");
-    let head = format!("HTTP/1.1 {status} Fault\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!("HTTP/1.1 {status} Fault\r\n{}Content-Length: {}\r\n\r\n", date(), body.len());
     out.write_all(format!("{head}{body}").as_bytes())
+}
+
+/// The header that says what time it is here (RFC 9110, 5.6.7); nothing when the time can't be told.
+fn date() -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let said = || {
+        let now = now().ok()?;
+        // 2026-11-20T08:00:00Z
+        let text = now.to_string();
+        let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+        let [year, month, day] = date.split('-').collect::<Vec<_>>().try_into().ok()?;
+        let month = MONTHS.get(month.parse::<usize>().ok()?.checked_sub(1)?)?;
+        let weekday = DAYS[(now.unix() / 86_400 % 7) as usize];
+        Some(format!("Date: {weekday}, {day} {month} {year} {time} GMT\r\n"))
+    };
+    said().unwrap_or_default()
 }
 
 fn send_endless(out: &mut impl Write) -> io::Result<()> {
@@ -457,7 +578,9 @@ mod tests {
         stream.write_all(requests.as_bytes()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        String::from_utf8(answer).unwrap()
+        let text = String::from_utf8(answer).unwrap();
+        // All answers say the time, which is another one each time.
+        text.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
     }
 
     fn get(server: &FaultServer, headers: &str) -> String {

@@ -7,7 +7,14 @@
 pub mod artefacts;
 pub mod boot;
 pub mod console;
+pub mod dhcp;
 pub mod http;
+pub mod lab;
+pub mod netns;
+pub mod ntp;
+pub mod proxy;
 pub mod qmp;
+pub mod segment;
 pub mod site;
+pub mod tls;
 pub mod vm;

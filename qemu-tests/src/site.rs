@@ -27,7 +27,7 @@ use zstrap_mkimage::Image;
 use zstrap_mkimage::slots;
 
 use crate::artefacts;
-use crate::http::FaultServer;
+use crate::http::{FaultServer, Place};
 use crate::vm::VmBuilder;
 
 /// The bundle and the config of every scene, until a test adds others.
@@ -62,10 +62,15 @@ pub struct Scene {
 impl Scene {
     /// A whole site that boots [`SMALL`]; `name` names the logs of its machines.
     pub fn new(name: &str) -> Result<Self> {
+        Self::at(name, Place::user())
+    }
+
+    /// The same, served at another place.
+    pub fn at(name: &str, place: Place) -> Result<Self> {
         let template = template()?;
         let folder = TempDir::with_prefix("zstrap-scene-").context("making the folder of a scene")?;
         copy_tree(&template.folder.join("site"), &folder.path().join("site"))?;
-        let server = FaultServer::start(&folder.path().join("site"))?;
+        let server = FaultServer::start_at(&folder.path().join("site"), place)?;
         let mut identity = template.identity()?;
         identity["servers"] = json!([server.url()]);
         let signers = vec![template.key_file()];
@@ -447,4 +452,14 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn now() -> Result<Timestamp> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
     Ok(Timestamp::from_unix(since.as_secs())?)
+}
+
+/// Bytes that no transport can shorten: a multiplicative generator, always the same.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
 }

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use zstrap_formats::time::Timestamp;
 
 use crate::artefacts::{out, patience};
 use crate::console::{Cleaner, Console, Line, Missed, Pattern};
 use crate::qmp::Qmp;
+use crate::segment::Segment;
 
 /// The emulator.
 const QEMU: &str = "qemu-system-x86_64";
@@ -62,6 +64,8 @@ pub struct VmBuilder {
     append: Vec<String>,
     memory: u32,
     nics: u32,
+    wires: Vec<PathBuf>,
+    unplugged: Vec<String>,
     arguments: Vec<String>,
 }
 
@@ -75,6 +79,8 @@ impl VmBuilder {
             append: Vec::new(),
             memory: 512,
             nics: 1,
+            wires: Vec::new(),
+            unplugged: Vec::new(),
             arguments: Vec::new(),
         }
     }
@@ -98,6 +104,27 @@ impl VmBuilder {
     pub fn nics(mut self, nics: u32) -> Self {
         self.nics = nics;
         self
+    }
+
+    /// Adds a network card, numbered after all others, on a segment of ours. A machine made for segments has
+    /// [`nics(0)`](Self::nics).
+    pub fn wire(mut self, segment: &Segment) -> Result<Self> {
+        self.wires.push(segment.socket()?);
+        Ok(self)
+    }
+
+    /// Starts the machine with the cable of this network card pulled out.
+    #[must_use]
+    pub fn unplugged(mut self, nic: &str) -> Self {
+        self.unplugged.push(nic.to_owned());
+        self
+    }
+
+    /// Sets the time that its hardware clock has at the start.
+    #[must_use]
+    pub fn clock(self, time: Timestamp) -> Self {
+        let time = time.to_string();
+        self.arguments(&["-rtc", &format!("base={}", time.trim_end_matches('Z'))])
     }
 
     /// Adds arguments for QEMU as they are.
@@ -124,6 +151,9 @@ impl VmBuilder {
         let mut vm = Vm { name: self.name, child, console, threads, qmp: None, _folder: folder };
         // From here on the Vm owns the child: an error below drops it, and with it QEMU.
         let begun = Qmp::connect(&socket).and_then(|mut qmp| {
+            for nic in &self.unplugged {
+                qmp.execute("set_link", json!({ "name": nic, "up": false }))?;
+            }
             qmp.execute("cont", json!({}))?;
             Ok(qmp)
         });
@@ -143,8 +173,13 @@ impl VmBuilder {
         add("-initrd", self.initrd.display().to_string());
         add("-append", self.append.join(" "));
         add("-qmp", format!("unix:{},server=on,wait=off", socket.display()));
-        for number in 0..self.nics {
-            add("-netdev", format!("user,id=net{number}"));
+        let user = (0..self.nics).map(|_| "user".to_owned());
+        let wires = self
+            .wires
+            .iter()
+            .map(|path| format!("stream,server=off,addr.type=unix,addr.path={}", path.display()));
+        for (number, network) in user.chain(wires).enumerate() {
+            add("-netdev", format!("{network},id=net{number}"));
             // Without its boot ROM the card costs the firmware no time.
             add("-device", format!("virtio-net-pci,id=nic{number},netdev=net{number},romfile="));
         }

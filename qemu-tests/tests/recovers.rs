@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use zstrap_qemu_tests::boot::{BOUND, DONE, expect_payload};
 use zstrap_qemu_tests::http::{Fault, Rule};
-use zstrap_qemu_tests::site::{Scene, Tree};
+use zstrap_qemu_tests::site::{Scene, Tree, noise};
 use zstrap_qemu_tests::vm::Reason;
 
 #[test]
@@ -68,14 +68,4 @@ fn asks_again_when_a_server_stalls() -> Result<()> {
     ensure!(silent == [None, None], "the silent one was asked for {silent:?}");
     ensure!(halting == [None, Some(format!("bytes={}-", size / 2))], "the other was asked for {halting:?}");
     vm.assert_never("] fail:")
-}
-
-/// Bytes that no transport can shorten: a multiplicative generator, always the same.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 1_u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state.to_be_bytes()[0]
-    };
-    (0..length).map(|_| next()).collect()
 }

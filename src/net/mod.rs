@@ -1,8 +1,10 @@
-//! What the network stage is made of: links and their carriers, rtnetlink.
+//! What the network stage is made of: links and their carriers, rtnetlink, sockets for links without an address,
+//! leases, and what a link is to have.
 
+pub mod apply;
+pub mod dhcp;
 pub mod links;
 pub mod netlink;
-#[allow(dead_code)] // The network stage takes it up.
+pub mod packet;
 pub mod settings;
-#[allow(dead_code)] // The network stage takes it up.
 pub mod v6;

@@ -22,7 +22,7 @@ use zstrap_wire::ra::{self, Advertisement, Discovery};
 
 use crate::fail::random;
 use crate::net::links::Link;
-use crate::net::settings::Settings;
+use crate::net::settings::{Autoconfigured, Settings};
 
 /// How long DHCPv6 is waited for when it is the only source of name servers.
 const DHCP6_PATIENCE: Duration = Duration::from_secs(3);
@@ -215,16 +215,11 @@ impl V6 {
         })
     }
 
-    /// The address that the kernel has made, for logs and facts.
+    /// What the kernel has made, for logs and facts.
     #[must_use]
-    pub fn address(&self) -> Option<(Ipv6Addr, u8)> {
-        self.kernel.address
-    }
-
-    /// The router that the kernel sends to, for logs and facts.
-    #[must_use]
-    pub fn gateway(&self) -> Option<Ipv6Addr> {
-        self.kernel.gateway
+    pub fn made(&self) -> Option<Autoconfigured> {
+        let ((address, prefix), gateway) = (self.kernel.address?, self.kernel.gateway?);
+        Some(Autoconfigured { address, prefix, gateway })
     }
 
     /// What DHCPv6 said, while a router sends its hosts there.
@@ -713,7 +708,7 @@ mod tests {
         let up = begun.elapsed();
         let ready = turn_until(&mut v6, begun, is_ready);
         println!("ready after={}ms", (ready - up).as_millis());
-        println!("address={} gateway={}", v6.address().unwrap().0, v6.gateway().unwrap());
+        println!("made={:?}", v6.made());
         println!("{:?}", v6.ready(ready).unwrap());
         (v6, begun)
     }
@@ -765,7 +760,7 @@ mod tests {
         ];
         pair.dnsmasq("2001:db8:5::,ra-only,64,600", &more);
         let said = pair.node("slaac reach leave");
-        assert!(said.contains("address=2001:db8:5:0:") && said.contains("gateway=fe80::"), "{said}");
+        assert!(said.contains("address: 2001:db8:5:0:") && said.contains("gateway: fe80::"), "{said}");
         assert!(said.contains("dns: [2001:db8:5::1], search: [\"farm.example\"], ntp: []"), "{said}");
         assert!(said.contains("back"), "{said}");
     }

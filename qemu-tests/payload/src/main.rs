@@ -67,6 +67,8 @@ fn report() -> Facts {
     facts.extend(environment());
     facts.extend(lines("mount", &read("/proc/mounts")));
     facts.extend(filesystem());
+    facts.extend(network());
+    facts.push(fact("clock", clock()));
     facts.push(fact("tree", tree()));
     facts.extend(memory());
     facts.extend(node());
@@ -132,6 +134,60 @@ fn filesystem() -> Facts {
     facts.extend(lines("resolv", &read("/etc/resolv.conf")));
     facts.extend(lines("hosts", &read("/etc/hosts")));
     facts
+}
+
+/// Each link with its MTU, the bond's working leg, our addresses, and IPv4 routes.
+fn network() -> Facts {
+    let folder = "/sys/class/net";
+    let links = names(folder);
+    let of =
+        |link: &String, what: &str| format!("{link} {}", read(&format!("{folder}/{link}/{what}")).trim());
+    let mut facts: Facts = links.iter().map(|link| fact("mtu", of(link, "mtu"))).collect();
+    let bonds = links.iter().filter(|link| Path::new(&format!("{folder}/{link}/bonding")).exists());
+    facts.extend(bonds.map(|bond| fact("bond", of(bond, "bonding/active_slave"))));
+    facts.extend(addresses4(&read("/proc/net/fib_trie")).into_iter().map(|address| fact("address", address)));
+    facts.extend(addresses6(&read("/proc/net/if_inet6")).into_iter().map(|address| fact("address", address)));
+    facts.extend(read("/proc/net/route").lines().skip(1).filter_map(route).map(|route| fact("route", route)));
+    facts
+}
+
+/// The local addresses of /proc/net/fib_trie: each stands in a line of its own, `/32 host LOCAL` in the next.
+fn addresses4(trie: &str) -> Vec<String> {
+    let lines: Vec<&str> = trie.lines().map(str::trim).collect();
+    let local = lines.windows(2).filter(|pair| pair[1] == "/32 host LOCAL");
+    let mut found: Vec<String> =
+        local.filter_map(|pair| pair[0].strip_prefix("|-- ")).map(str::to_owned).collect();
+    found.sort();
+    // The trie stands there once for each table.
+    found.dedup();
+    found
+}
+
+/// /proc/net/if_inet6: 32 hexadecimal digits, the index, the prefix, the scope, flags, the name.
+fn addresses6(table: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let address = std::net::Ipv6Addr::from(u128::from_str_radix(words.first()?, 16).ok()?);
+        let prefix = u8::from_str_radix(words.get(2)?, 16).ok()?;
+        Some(format!("{address}/{prefix} {}", words.last()?))
+    };
+    table.lines().filter_map(line).collect()
+}
+
+/// A line of /proc/net/route as `DESTINATION/MASK via GATEWAY LINK`; its numbers are as they lie in memory.
+fn route(line: &str) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let address = |place: usize| {
+        let number = u32::from_str_radix(words.get(place)?, 16).ok()?;
+        Some(std::net::Ipv4Addr::from(number.to_ne_bytes()))
+    };
+    Some(format!("{}/{} via {} {}", address(1)?, address(7)?, address(2)?, words.first()?))
+}
+
+/// Seconds since 1970.
+fn clock() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// The regular files of the root filesystem itself, without what is mounted on it: how many, how many bytes, and
