@@ -1,6 +1,6 @@
 //! Fourth stage: what this node is to become.
 //!
-//! In: a server and the identity's choice of config. Out: a [`NodeConfig`], signed by the identity's keys and, if
+//! In: servers and the identity's choice of config. Out: a [`NodeConfig`], signed by the identity's keys and, if
 //! the image pins it, exactly the pinned bytes. Only this module makes one.
 
 use std::time::Instant;
@@ -13,9 +13,10 @@ use zstrap_formats::name::Name;
 use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
-use crate::early::Now;
+use crate::clock::Now;
 use crate::fail::Refusal;
 use crate::http::Source;
+use crate::servers::Servers;
 use crate::signed::{self, Request, Signed};
 
 /// Why there is no config.
@@ -118,16 +119,16 @@ impl NodeConfig {
 /// # Errors
 /// [`Error`].
 pub fn obtain(
-    source: &dyn Source,
+    servers: &Servers,
     identity: &Identity,
     cmdline: &Cmdline,
     now: Now,
 ) -> Result<NodeConfig, Error> {
     let started = Instant::now();
-    let signed = match &identity.config.pin {
-        Some(pin) => pinned(source, identity, pin, now)?,
-        None => newest(source, identity, now)?,
-    };
+    let signed = servers.ask(|source| match &identity.config.pin {
+        Some(pin) => pinned(source, identity, pin, now),
+        None => newest(source, identity, now),
+    })?;
     let config = Config::parse_node(&signed.bytes)?;
     let bundle = chosen_bundle(&config, cmdline)?;
     if config.root.size > 0 {
@@ -217,7 +218,7 @@ mod tests {
     use crate::sys::fake::{self, Site};
 
     fn obtain_with(site: &Site, identity: &Identity, line: &str) -> Result<NodeConfig, Error> {
-        obtain(site, identity, &Cmdline::parse(line.as_bytes()), fake::now())
+        obtain(&fake::servers(site), identity, &Cmdline::parse(line.as_bytes()), fake::now())
     }
 
     fn reason(site: &Site, identity: &Identity, line: &str) -> &'static str {

@@ -1,23 +1,24 @@
 //! First stage: from a bare kernel to a place where a program can work.
 //!
 //! In: nothing but the kernel. Out: a [`Machine`]: file systems of the kernel mounted, every console open, modules
-//! loaded, the clock not before the image. Nothing here stops the boot; what fails is said, and the stage that
+//! loaded. Nothing here stops the boot; what fails is said, and the stage that
 //! needs it will say why it cannot go on.
 
 use std::fs;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
 use zstrap_formats::cmdline::Cmdline;
 use zstrap_formats::config::LogLevel;
-use zstrap_formats::time::Timestamp;
 
+use crate::clock::{self, Clock};
 use crate::modules::Modules;
 use crate::net::links::Link;
+use crate::net::settings::Settings;
+use crate::servers::Memory;
 use crate::sys::{Mount, NO_EXEC, System};
 use crate::{console, fail};
-use zstrap_wire::dhcp4::Lease;
 
 /// What a program finds on every Linux machine. `/run` may hold programs: ours lives on there.
 const MOUNTS: [Mount<'static>; 4] = [
@@ -45,10 +46,14 @@ pub struct Machine {
     pub modules: Modules,
     /// When the init began.
     pub started: Instant,
-    /// Whether the hardware clock can be believed: not when it stood before the image was built.
-    pub clock_is_known: bool,
-    /// The link and lease that an attempt has used.
-    pub connected: Option<(Link, Lease)>,
+    /// Which time it is, and whose word that is.
+    pub clock: Clock,
+    /// The link and settings that an attempt has used.
+    pub connected: Option<(Link, Settings)>,
+    /// How good each server has been.
+    pub servers: Memory,
+    /// How often the network was looked for.
+    pub network_attempts: usize,
 }
 
 impl Machine {
@@ -69,7 +74,16 @@ pub fn prepare(system: &dyn System) -> Machine {
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let modules = Modules::of_kernel(&kernel);
-    let mut machine = Machine { modules, cmdline, kernel, started, connected: None, clock_is_known: true };
+    let mut machine = Machine {
+        cmdline,
+        kernel,
+        modules,
+        started,
+        clock: Clock::default(),
+        connected: None,
+        servers: Memory::default(),
+        network_attempts: 0,
+    };
     console::start(machine.log_level_of(None));
     failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
     // Ctrl-Alt-Del at once, as long as nobody is there whom it could interrupt.
@@ -101,7 +115,7 @@ fn report(system: &dyn System, machine: &Machine, modules: usize) {
         target: "early",
         "ready kernel={} memory={memory}MiB clock={} modules={modules} after={:.3}s",
         machine.kernel,
-        now(),
+        clock::now(),
         machine.started.elapsed().as_secs_f64(),
     );
 }
@@ -116,53 +130,4 @@ fn set_panic_hook() {
         std::thread::sleep(Duration::from_secs(10));
         fail::reboot();
     }));
-}
-
-/// The clock as it stands, within the years that a time can name.
-#[must_use]
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let epoch = Timestamp::from_unix(0).expect("0 is a valid time");
-    epoch.plus(since.as_secs())
-}
-
-/// The clock, and how far it can be believed.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// What it says.
-    pub time: Timestamp,
-    /// Whether the hardware said so; else it is only the earliest time that it can be.
-    pub is_known: bool,
-}
-
-impl Machine {
-    /// The time of this moment.
-    #[must_use]
-    pub fn now(&self) -> Now {
-        Now { time: now(), is_known: self.clock_is_known }
-    }
-
-    /// Puts a clock that stands before the image was built forward to that time: no signature and no certificate
-    /// that matters is older, and a dead battery must not stop a boot.
-    pub fn raise_clock_to_build_time(&mut self, build_time: Timestamp) {
-        if now() < build_time {
-            self.clock_is_known = false;
-            raise_clock(build_time, "before-image-was-built");
-        }
-    }
-}
-
-/// Puts the clock forward, never back.
-pub fn raise_clock(floor: Timestamp, why: &str) {
-    let before = now();
-    if before >= floor {
-        return;
-    }
-    let time = rustix::time::Timespec { tv_sec: i64::try_from(floor.unix()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    match rustix::time::clock_settime(rustix::time::ClockId::Realtime, time) {
-        Ok(()) => log::warn!(target: "early", "clock raised from={before} to={floor} why={why}"),
-        Err(error) => {
-            log::warn!(target: "early", "clock stays at {before}, expected at least {floor}: {error}")
-        }
-    }
 }

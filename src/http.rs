@@ -7,24 +7,58 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, KeyProvider};
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::SigningKey;
 use ureq::Agent;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use zstrap_formats::identity::Identity;
-use zstrap_formats::url::{Scheme, Url};
+use zstrap_formats::time::Timestamp;
+use zstrap_formats::url::Url;
 
-const CONNECT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(20);
-/// A server that sends nothing for this long is stalled.
-const STALL: Duration = Duration::from_secs(20);
+/// How long a server is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For its address and a connection.
+    pub connect: Duration,
+    /// For the first line of an answer.
+    pub answer: Duration,
+    /// A server that sends nothing for this long is stalled.
+    pub stall: Duration,
+    /// Bytes a second below which a small file comes too slowly.
+    pub small_file: u64,
+}
+
+impl Patience {
+    /// With a server that nobody can stand in for.
+    pub const ALONE: Self = Self {
+        connect: Duration::from_secs(10),
+        answer: Duration::from_secs(20),
+        stall: Duration::from_secs(20),
+        small_file: 1,
+    };
+    /// With one of several. A line that was only slow goes on where it stopped, so little is lost by a mistake.
+    pub const AMONG_OTHERS: Self = Self {
+        connect: Duration::from_secs(8),
+        answer: Duration::from_secs(8),
+        stall: Duration::from_secs(8),
+        small_file: 32 * 1024,
+    };
+}
+
+/// A probe from its first packet to its last byte.
+const PROBE: Duration = Duration::from_secs(30);
 /// All of a small file: lists and configs, whose size is bounded, must not trickle in for ever.
 const SMALL_FILE: Duration = Duration::from_secs(300);
+/// Before anybody can say how fast a server is.
+const WARM_UP: Duration = Duration::from_secs(10);
 /// Bytes a second below which a download is given up, and begun again where it stopped: 128 kbit/s.
 const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
+/// Connections to one server at once: enough to hide the round trips of small files.
+pub const CONNECTIONS: usize = 4;
 
 /// Why a file did not come.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +93,14 @@ pub enum HttpError {
         /// First byte asked for.
         offset: u64,
     },
+    /// It shows no certificate that holds.
+    #[error("{url}")]
+    Certificate {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        source: BadCertificate,
+    },
     /// No connection, no answer, or cut off.
     #[error("{url}")]
     Transport {
@@ -77,9 +119,85 @@ impl HttpError {
             Self::NotFound { .. } => "not-found",
             Self::Status { .. } => "http-status",
             Self::TooLarge { .. } => "too-large",
-            Self::Range { .. } | Self::Transport { .. } => "io",
+            Self::Range { .. } | Self::Certificate { .. } | Self::Transport { .. } => "io",
         }
     }
+
+    /// Whether a wrong clock of this machine could be the whole cause.
+    #[must_use]
+    pub fn may_be_clock(&self) -> bool {
+        use BadCertificate::{Expired, NotYetValid};
+        matches!(self, Self::Certificate { source: Expired { .. } | NotYetValid { .. }, .. })
+    }
+
+    fn transport(url: String, error: ureq::Error) -> Self {
+        let source = error.into_io();
+        match BadCertificate::of(&source) {
+            Some(source) => Self::Certificate { url, source },
+            None => Self::Transport { url, source },
+        }
+    }
+}
+
+/// Why a server's certificate is not taken, in words that tell an operator whom to ask.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadCertificate {
+    /// The server's certificate was not renewed, or the clock of this machine is ahead.
+    #[error("invalid peer certificate: expired: valid until {until}, the clock says {now}")]
+    Expired {
+        /// In the certificate.
+        until: Timestamp,
+        /// The clock.
+        now: Timestamp,
+    },
+    /// The clock of this machine is behind.
+    #[error("invalid peer certificate: not valid yet: valid from {from}, the clock says {now}")]
+    NotYetValid {
+        /// In the certificate.
+        from: Timestamp,
+        /// The clock.
+        now: Timestamp,
+    },
+    /// It belongs to another host.
+    #[error("invalid peer certificate: wrong name: {0}")]
+    Name(String),
+    /// Nobody whom the identity trusts has signed it.
+    #[error("invalid peer certificate: unknown CA")]
+    UnknownCa,
+    /// In the words of the TLS library.
+    #[error("invalid peer certificate: {0}")]
+    Other(String),
+}
+
+impl BadCertificate {
+    fn of(error: &io::Error) -> Option<Self> {
+        match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+            rustls::Error::InvalidCertificate(error) => Some(Self::of_rustls(error)),
+            _ => None,
+        }
+    }
+
+    fn of_rustls(error: &rustls::CertificateError) -> Self {
+        use rustls::CertificateError as E;
+        let other = || Self::Other(error.to_string());
+        let times = |a: UnixTime, b: UnixTime| Some((timestamp(a)?, timestamp(b)?));
+        match error {
+            E::ExpiredContext { time, not_after } => {
+                times(*not_after, *time).map_or_else(other, |(until, now)| Self::Expired { until, now })
+            }
+            E::NotValidYetContext { time, not_before } => {
+                times(*not_before, *time).map_or_else(other, |(from, now)| Self::NotYetValid { from, now })
+            }
+            E::NotValidForName | E::NotValidForNameContext { .. } => Self::Name(error.to_string()),
+            // A chain that ends in a certificate of its own making has no CA that we know, either.
+            E::UnknownIssuer => Self::UnknownCa,
+            _ => other(),
+        }
+    }
+}
+
+fn timestamp(time: UnixTime) -> Option<Timestamp> {
+    Timestamp::from_unix(time.as_secs()).ok()
 }
 
 /// Where in a file to begin, and which version of it.
@@ -131,9 +249,10 @@ pub trait Source: Send + Sync {
 pub struct Server {
     base: Url,
     agent: Agent,
+    patience: Patience,
 }
 
-/// A CA or proxy in the identity that the TLS library cannot use, or a scheme that this version does not follow.
+/// A CA or proxy in the identity that the TLS library cannot use.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The CA.
@@ -142,9 +261,6 @@ pub enum ServerError {
     /// The proxy.
     #[error("proxy of the identity cannot be used: {0}")]
     Proxy(ureq::Error),
-    /// `file:`
-    #[error("server {0}: only http and https servers are followed by this version")]
-    Scheme(Url),
 }
 
 impl Server {
@@ -152,10 +268,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError`].
-    pub fn new(base: &Url, identity: &Identity) -> Result<Self, ServerError> {
-        if base.scheme() == Scheme::File {
-            return Err(ServerError::Scheme(base.clone()));
-        }
+    pub fn new(base: &Url, identity: &Identity, patience: Patience) -> Result<Self, ServerError> {
         let proxy = match &identity.proxy {
             Some(proxy) => Some(ureq::Proxy::new(proxy.as_str()).map_err(ServerError::Proxy)?),
             None => None,
@@ -168,17 +281,24 @@ impl Server {
             .max_redirects(REDIRECTS)
             .user_agent(concat!("zstrap/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
-            .timeout_resolve(Some(CONNECT))
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(ANSWER))
-            .timeout_per_read(Some(STALL))
+            .timeout_resolve(Some(patience.connect))
+            .timeout_connect(Some(patience.connect))
+            .timeout_recv_response(Some(patience.answer))
+            .timeout_per_read(Some(patience.stall))
+            .max_idle_connections_per_host(CONNECTIONS)
             .build()
             .new_agent();
-        Ok(Self { base: base.clone(), agent })
+        Ok(Self { base: base.clone(), agent, patience })
     }
 
-    /// Asks for a file whose body must be there `within` this time.
-    fn request(&self, path: &str, from: &From, within: Duration) -> Result<Response<ureq::Body>, HttpError> {
+    /// Asks for a file whose body must be there within `body`, and all of it within `whole` if that is less.
+    fn request(
+        &self,
+        path: &str,
+        from: &From,
+        body: Duration,
+        whole: Option<Duration>,
+    ) -> Result<Response<ureq::Body>, HttpError> {
         let url = self.base.join(path);
         let mut request = self.agent.get(&url);
         if from.offset > 0 {
@@ -187,8 +307,8 @@ impl Server {
                 request = request.header(header::IF_RANGE, etag);
             }
         }
-        let answer = request.config().timeout_recv_body(Some(within)).build().call();
-        let response = answer.map_err(|e| HttpError::Transport { url: url.clone(), source: e.into_io() })?;
+        let answer = request.config().timeout_recv_body(Some(body)).timeout_global(whole).build().call();
+        let response = answer.map_err(|error| HttpError::transport(url.clone(), error))?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             StatusCode::NOT_FOUND => Err(HttpError::NotFound { url }),
@@ -202,8 +322,28 @@ fn tls(identity: &Identity) -> Result<TlsConfig, ServerError> {
         None => RootCerts::WebPki,
         Some(pem) => RootCerts::Specific(Arc::new(certificates(pem)?)),
     };
-    let provider = CryptoProvider { key_provider: &NoClientKeys, ..rustls::crypto::ring::default_provider() };
-    Ok(TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(Arc::new(provider)).build())
+    Ok(TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider()).build())
+}
+
+/// What TLS with servers of the identity rests on: whom they must chain to, and the cryptography.
+///
+/// # Errors
+/// [`ServerError::Ca`].
+pub(crate) fn tls_trust(identity: &Identity) -> Result<(RootCertStore, Arc<CryptoProvider>), ServerError> {
+    let roots = match &identity.ca {
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            let certificates = certificates(pem)?;
+            roots.add_parsable_certificates(certificates.iter().map(|one| CertificateDer::from(one.der())));
+            roots
+        }
+    };
+    Ok((roots, provider()))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider { key_provider: &NoClientKeys, ..rustls::crypto::ring::default_provider() })
 }
 
 /// A node shows no certificate of its own, so the code that would sign with one need not be there.
@@ -227,8 +367,14 @@ fn certificates(pem: &str) -> Result<Vec<Certificate<'static>>, ServerError> {
 }
 
 impl Server {
-    fn whole(&self, path: &str, limit: u64, within: Duration) -> Result<Vec<u8>, HttpError> {
-        let response = self.request(path, &From::default(), within)?;
+    fn whole(
+        &self,
+        path: &str,
+        limit: u64,
+        body: Duration,
+        whole: Option<Duration>,
+    ) -> Result<Vec<u8>, HttpError> {
+        let response = self.request(path, &From::default(), body, whole)?;
         let url = || self.base.join(path);
         let mut bytes = Vec::new();
         // One byte more than allowed tells a full file from one that goes on.
@@ -243,16 +389,17 @@ impl Server {
 
 impl Source for Server {
     fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
-        self.whole(path, limit, SMALL_FILE)
+        let within = WARM_UP + Duration::from_secs(limit / self.patience.small_file);
+        self.whole(path, limit, within.min(SMALL_FILE), None)
     }
 
     fn probe(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
-        self.whole(path, limit, ANSWER)
+        self.whole(path, limit, PROBE, Some(PROBE))
     }
 
     fn open(&self, path: &str, from: &From, size: u64) -> Result<Body, HttpError> {
         let left = size.saturating_sub(from.offset);
-        let response = self.request(path, from, SMALL_FILE + Duration::from_secs(left / SLOWEST))?;
+        let response = self.request(path, from, SMALL_FILE + Duration::from_secs(left / SLOWEST), None)?;
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let offset = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
@@ -274,6 +421,14 @@ impl Source for Server {
     }
 }
 
+/// Whether nothing has come for too long, in the words of the HTTP library or of the kernel.
+#[must_use]
+pub fn is_timeout(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    matches!(inner, Some(ureq::Error::Timeout(_)))
+        || matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
 /// The first byte of `Content-Range: bytes BEGIN-END/SIZE` (RFC 9110, section 14.4).
 fn range_begin(value: &str) -> Option<u64> {
     value.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
@@ -282,6 +437,42 @@ fn range_begin(value: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::CertificateError as E;
+
+    fn said(error: E) -> String {
+        BadCertificate::of_rustls(&error).to_string()
+    }
+
+    #[test]
+    fn a_certificate_is_refused_in_words_of_its_own() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let (early, late) = (at(1_763_625_600), at(1_763_625_661));
+        assert_eq!(
+            said(E::ExpiredContext { time: late, not_after: early }),
+            "invalid peer certificate: expired: valid until 2025-11-20T08:00:00Z, the clock says 2025-11-20T08:01:01Z"
+        );
+        assert!(
+            said(E::NotValidYetContext { time: early, not_before: late })
+                .contains("not valid yet: valid from")
+        );
+        let expected = rustls::pki_types::ServerName::try_from("boot.example").expect("a name").to_owned();
+        let presented = vec!["DnsName(\"other.example\")".to_owned()];
+        let name = said(E::NotValidForNameContext { expected, presented });
+        assert!(name.contains("wrong name") && name.contains("other.example"), "{name}");
+        assert_eq!(said(E::UnknownIssuer), "invalid peer certificate: unknown CA");
+    }
+
+    #[test]
+    fn only_times_of_a_certificate_are_blamed_on_the_clock() {
+        let blames = |error: E| {
+            let source = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(error));
+            HttpError::transport(String::new(), ureq::Error::Io(source)).may_be_clock()
+        };
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        assert!(blames(E::ExpiredContext { time: at(2), not_after: at(1) }));
+        assert!(blames(E::NotValidYetContext { time: at(1), not_before: at(2) }));
+        assert!(!blames(E::UnknownIssuer));
+    }
 
     #[test]
     fn reads_where_a_part_begins() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use zstrap_formats::cmdline::Cmdline;
-use zstrap_formats::identity::{Clock, Identity, IdentityError};
+use zstrap_formats::identity::{Identity, IdentityError};
 use zstrap_formats::name::{Label, NameError};
 use zstrap_formats::slot::{self, SlotError};
 
@@ -76,9 +76,6 @@ pub fn load(cmdline: &Cmdline) -> Result<Identity, Error> {
         identity.farming_pool_id,
         started.elapsed().as_secs_f64(),
     );
-    if identity.clock == Clock::Network {
-        log::warn!(target: "identity", "not acted on by this version field=clock");
-    }
     Ok(identity)
 }
 

@@ -1,6 +1,6 @@
 //! Fifth stage: what the bundle consists of.
 //!
-//! In: a server, the identity, the bundle's name. Out: a [`VerifiedList`]: signed by enough keys, for this bundle
+//! In: servers, the identity, the bundle's name. Out: a [`VerifiedList`]: signed by enough keys, for this bundle
 //! and this architecture, not expired, and without a path that leads anywhere else. Only this module makes one,
 //! and without one nothing is fetched.
 
@@ -12,11 +12,12 @@ use zstrap_formats::name::Arch;
 use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
+use crate::clock::Now;
 use crate::config::NodeConfig;
-use crate::early::Now;
 use crate::fail::Refusal;
 use crate::http::Source;
-use crate::signed::{self, Request};
+use crate::servers::Servers;
+use crate::signed::{self, Request, Signed};
 
 /// Why there is no list.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +102,7 @@ impl VerifiedList {
 /// # Errors
 /// [`Error`].
 pub fn obtain(
-    source: &dyn Source,
+    servers: &Servers,
     identity: &Identity,
     config: &NodeConfig,
     now: Now,
@@ -109,16 +110,8 @@ pub fn obtain(
     let started = Instant::now();
     let arch = Arch::native().ok_or(Error::Arch)?;
     let bundle = config.bundle();
-    let serial = signed::latest(source, &site::bundle_latest(bundle, arch))?;
-    let subject = Subject { kind: Kind::List, name: bundle, arch: ArchField::One(arch) };
-    let request = Request { path: site::list(bundle, arch, serial), limit: MAX_LIST, subject, now };
-    let bytes = request.bytes_unverified(source)?;
-    let signed = request.verify(source, identity, bytes)?;
-    signed::check_serial(&signed, serial)?;
-    let least = config.fields().min_serial;
-    if serial < least {
-        return Err(Error::TooOld { found: serial, least });
-    }
+    let signed = servers.ask(|source| newest(source, identity, config, arch, now))?;
+    let serial = signed.comment.serial;
     let list =
         List::parse(&signed.bytes).map_err(|source| Error::List { bundle: bundle.to_string(), source })?;
     check_setuid(&list, config.fields().allow_setuid)?;
@@ -130,6 +123,25 @@ pub fn obtain(
         started.elapsed().as_secs_f64(),
     );
     Ok(VerifiedList { list, serial })
+}
+
+/// The signed list that one server calls the newest; a server whose newest is too old is left for another.
+fn newest(
+    source: &dyn Source,
+    identity: &Identity,
+    config: &NodeConfig,
+    arch: Arch,
+    now: Now,
+) -> Result<Signed, Error> {
+    let bundle = config.bundle();
+    let serial = signed::latest(source, &site::bundle_latest(bundle, arch))?;
+    let subject = Subject { kind: Kind::List, name: bundle, arch: ArchField::One(arch) };
+    let request = Request { path: site::list(bundle, arch, serial), limit: MAX_LIST, subject, now };
+    let bytes = request.bytes_unverified(source)?;
+    let signed = request.verify(source, identity, bytes)?;
+    signed::check_serial(&signed, serial)?;
+    let least = config.fields().min_serial;
+    if serial < least { Err(Error::TooOld { found: serial, least }) } else { Ok(signed) }
 }
 
 fn check_setuid(list: &List, allowed: bool) -> Result<(), Error> {

@@ -6,8 +6,10 @@
 //!
 //! After handoff the same program is `zstrap-node`.
 
+mod clock;
 mod config;
 mod console;
+mod download;
 mod early;
 mod fail;
 mod fetch;
@@ -15,19 +17,22 @@ mod handoff;
 mod http;
 mod identity;
 mod list;
+mod media;
 mod modules;
 mod net;
 mod network;
 mod node;
 mod retry;
 mod root;
+mod servers;
 mod signed;
 mod sys;
+mod transfer;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use early::{Machine, Now};
+use early::Machine;
 use fail::{Failure, Policy, Stage};
 use network::Online;
 use sys::System;
@@ -68,7 +73,7 @@ fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
         Ok(identity) => identity,
         Err(error) => return Failure::of(Stage::Identity, error),
     };
-    machine.raise_clock_to_build_time(identity.build_time);
+    machine.clock.begin(identity.build_time, identity.clock);
     console::set_level(machine.log_level_of(identity.log));
     match network::bring_up(system, machine, &identity) {
         Ok(online) => become_program(system, machine, &identity, &online),
@@ -77,8 +82,13 @@ fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
 }
 
 /// From a server that answers to the program of the config.
-fn become_program(system: &dyn System, machine: &Machine, identity: &Identity, online: &Online) -> Failure {
-    match stages_at(system, machine, identity, online, machine.now()) {
+fn become_program(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    online: &Online,
+) -> Failure {
+    match stages_at(system, machine, identity, online) {
         Err(failure) => failure,
         Ok(never) => match never {},
     }
@@ -86,19 +96,22 @@ fn become_program(system: &dyn System, machine: &Machine, identity: &Identity, o
 
 fn stages_at(
     system: &dyn System,
-    machine: &Machine,
+    machine: &mut Machine,
     identity: &Identity,
     online: &Online,
-    now: Now,
 ) -> Result<std::convert::Infallible, Failure> {
-    let config = config::obtain(online.server(), identity, &machine.cmdline, now)
+    let config = machine
+        .clock
+        .corrected(identity, |now| config::obtain(online.servers(), identity, &machine.cmdline, now))
         .map_err(|error| Failure::of(Stage::Config, error))?;
     console::set_level(machine.log_level_of(config.fields().log.or(identity.log)));
-    let list = list::obtain(online.server(), identity, &config, now)
+    let list = machine
+        .clock
+        .corrected(identity, |now| list::obtain(online.servers(), identity, &config, now))
         .map_err(|error| Failure::of(Stage::List, error))?;
     let root = root::prepare(system, &config, &list).map_err(|error| Failure::of(Stage::Root, error))?;
     let fetched =
-        fetch::files(online.server(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
+        fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     let facts = node::facts::gather(machine, identity, online, &config, &list);
     Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts))
 }
@@ -106,6 +119,7 @@ fn stages_at(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::modules::Modules;
     use crate::sys::fake::{self, Recorder, Site};
     use zstrap_formats::digest::ContentDigest;
@@ -120,7 +134,9 @@ mod tests {
             modules: Modules::default(),
             started: std::time::Instant::now(),
             connected: None,
-            clock_is_known: true,
+            clock: Clock::pretended(fake::now().time),
+            servers: Default::default(),
+            network_attempts: 0,
         }
     }
 
@@ -136,10 +152,8 @@ mod tests {
 
     fn boot_from(site: Site, identity: &Identity) -> (&'static str, Recorder) {
         let recorder = Recorder::default();
-        let online = Online::pretended(Box::new(site), fake::connection());
-        let machine = machine();
-        let error =
-            stages_at(&recorder, &machine, identity, &online, fake::now()).expect_err("a fake exec fails");
+        let online = Online::pretended(fake::servers(&site), fake::connection());
+        let error = stages_at(&recorder, &mut machine(), identity, &online).expect_err("a fake exec fails");
         (error.reason(), recorder)
     }
 

@@ -111,8 +111,11 @@ impl Modules {
 
     fn insert(&self, path: &str) -> bool {
         let file = self.folder.join(path);
-        let result = File::open(&file)
-            .and_then(|module| rustix::system::finit_module(&module, c"", 0).map_err(std::io::Error::from));
+        // By itself the bonding driver makes a bond in a mode that nobody has asked for.
+        let options = if module_name(path) == "bonding" { c"max_bonds=0" } else { c"" };
+        let result = File::open(&file).and_then(|module| {
+            rustix::system::finit_module(&module, options, 0).map_err(std::io::Error::from)
+        });
         match &result {
             Ok(()) => log::debug!(target: "early", "module loaded path={path}"),
             // It came with the kernel, or another device wanted it first.

@@ -9,7 +9,7 @@ use zstrap_formats::signature::{Accept, MAX_SIGNATURE, Signature, SignatureError
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
-use crate::early::{Now, raise_clock};
+use crate::clock::{Now, raise_clock};
 use crate::fail::Refusal;
 use crate::http::{HttpError, Source};
 

@@ -3,6 +3,9 @@
 //! In: JSON from a slot, or the fields. Out: an [`Identity`] whose keys, servers and labels are checked. Trust
 //! comes from here alone, so unknown fields are refused: an init must not skip a restriction it does not know.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::LogLevel;
@@ -70,6 +73,26 @@ pub enum Clock {
     Hardware,
     /// Network time, never below the build time.
     Network,
+}
+
+impl FromStr for Clock {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Hardware, Self::Network]
+            .into_iter()
+            .find(|clock| clock.to_string() == text)
+            .ok_or_else(|| format!("clock {text:?} is neither hardware nor network"))
+    }
+}
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hardware => "hardware",
+            Self::Network => "network",
+        })
+    }
 }
 
 /// Which config an image boots.
@@ -271,7 +294,16 @@ mod tests {
         let again = Identity::parse(identity.to_json().as_bytes()).unwrap();
         assert_eq!(again.to_json(), identity.to_json());
         assert_eq!(again.config.pin, Some(Pin { md5, sha256 }));
-        assert_eq!((again.network, again.clock, again.log), (Network::Dhcp, Clock::Hardware, None));
+        assert_eq!((again.network, again.clock, again.log), (Network::default(), Clock::Hardware, None));
+    }
+
+    #[test]
+    fn clocks_have_one_word_in_json_and_elsewhere() {
+        for clock in [Clock::Hardware, Clock::Network] {
+            assert_eq!(clock.to_string().parse(), Ok(clock));
+            assert_eq!(json!(clock), json!(clock.to_string()));
+        }
+        assert!("sundial".parse::<Clock>().is_err());
     }
 
     #[test]

@@ -61,6 +61,16 @@ impl Url {
         &self.text
     }
 
+    /// The host: a name, an IPv4 address, or an IPv6 address without its brackets. Empty for `file:`.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let rest = self.text.split_once("://").map_or("", |(_, rest)| rest);
+        match rest.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => rest.split(['/', ':']).next().unwrap_or_default(),
+        }
+    }
+
     /// The URL of `path` below this one; `path` is one of [`crate::site`].
     #[must_use]
     pub fn join(&self, path: &str) -> String {
@@ -156,6 +166,14 @@ fn is_host_name(text: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_host_stands_alone() {
+        let host = |text: &str| text.parse::<Url>().unwrap().host().to_owned();
+        assert_eq!(host("https://boot.example:8443/a/b"), "boot.example");
+        assert_eq!(host("http://[2001:db8::1]:8080"), "2001:db8::1");
+        assert_eq!((host("http://192.0.2.1").as_str(), host("file:///site").as_str()), ("192.0.2.1", ""));
+    }
 
     #[test]
     fn joins_paths() {

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -21,7 +22,7 @@ use zstrap_formats::identity::{Clock, ConfigChoice, Identity, Pin};
 use zstrap_formats::key::{PublicKey, SecretKey};
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::{Arch, Label, Name};
-use zstrap_formats::network::Network;
+use zstrap_formats::network::{Bond, BondMode, LinkName, Method, Network, Route, SETTINGS, bootif};
 use zstrap_formats::signature::{
     Accept, ArchField, Keyring, Kind, Signature, SignatureError, TrustedComment,
 };
@@ -125,6 +126,109 @@ fn url() -> impl Strategy<Value = Url> {
     (base, path).prop_map(|(base, path)| format!("{base}{path}").parse().unwrap())
 }
 
+/// Addresses that a machine can have, with a prefix that leaves them within their network.
+fn own_address() -> impl Strategy<Value = (IpAddr, u8)> {
+    let host = any::<u8>().prop_map(|n| n.clamp(1, 254));
+    prop_oneof![
+        (host.clone(), 8..=24u8).prop_map(|(n, prefix)| (Ipv4Addr::new(192, 0, 2, n).into(), prefix)),
+        (host, any::<u16>(), 1..=128u8).prop_map(|(n, net, prefix)| {
+            (Ipv6Addr::new(0x2001, 0xdb8, net, 0, 0, 0, 0, n.into()).into(), prefix)
+        }),
+    ]
+}
+
+fn other_host() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<u8>().prop_map(|n| Ipv4Addr::new(198, 51, 100, n).into()),
+        any::<u16>().prop_map(|n| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 1, 0, n).into()),
+    ]
+}
+
+fn method() -> impl Strategy<Value = Method> {
+    let auto = select(vec![(true, true), (true, false), (false, true)]);
+    let fixed =
+        (vec(own_address(), 1..4), vec(other_host(), 0..3)).prop_map(|(mut addresses, mut gateways)| {
+            let mut seen = BTreeSet::new();
+            addresses.retain(|(address, _)| seen.insert(*address));
+            let mut families = BTreeSet::new();
+            gateways.retain(|gateway| {
+                addresses.iter().any(|(own, _)| own.is_ipv4() == gateway.is_ipv4())
+                    && families.insert(gateway.is_ipv4())
+            });
+            Method::Static { addresses, gateways }
+        });
+    prop_oneof![auto.prop_map(|(v4, v6)| Method::Auto { v4, v6 }), fixed]
+}
+
+/// Routes of the families that the method has.
+fn routes(method: &Method) -> impl Strategy<Value = Vec<Route>> + use<> {
+    let has = |ipv4: bool| match method {
+        Method::Auto { v4, v6 } => *(if ipv4 { v4 } else { v6 }),
+        Method::Static { addresses, .. } => addresses.iter().any(|(own, _)| own.is_ipv4() == ipv4),
+    };
+    let families = (has(true), has(false));
+    let route = (any::<u8>(), option::of(other_host())).prop_map(|(n, gateway)| {
+        let ipv4 = gateway.map_or(n % 2 == 0, |gateway| gateway.is_ipv4());
+        let v4 = (Ipv4Addr::new(10, n, 0, 0).into(), 16);
+        let (destination, prefix) =
+            if ipv4 { v4 } else { (Ipv6Addr::new(0xfd00, n.into(), 0, 0, 0, 0, 0, 0).into(), 32) };
+        Route { destination, prefix, gateway }
+    });
+    vec(route, 0..4).prop_map(move |mut routes| {
+        let mut seen = BTreeSet::new();
+        routes.retain(|route| {
+            let family = if route.destination.is_ipv4() { families.0 } else { families.1 };
+            family && seen.insert((route.destination, route.prefix))
+        });
+        routes
+    })
+}
+
+fn link_name() -> impl Strategy<Value = LinkName> {
+    let name = "[a-z][a-z0-9._-]{0,14}".prop_filter("reserved", |name| name.parse::<LinkName>().is_ok());
+    let mac = any::<[u8; 5]>().prop_map(|[a, b, c, d, e]| LinkName::Mac([0x52, a, b, c, d, e]));
+    prop_oneof![name.prop_map(LinkName::Name), mac]
+}
+
+/// At most one of them, and of the bond each link once.
+fn links() -> impl Strategy<Value = (Option<LinkName>, Option<Bond>)> {
+    let mode = select(vec![BondMode::ActiveBackup, BondMode::Lacp]);
+    let bond = (mode, vec(link_name(), 1..4)).prop_map(|(mode, mut links)| {
+        let mut seen = BTreeSet::new();
+        links.retain(|link| seen.insert(link.to_string()));
+        Bond { mode, links }
+    });
+    prop_oneof![
+        Just((None, None)),
+        link_name().prop_map(|link| (Some(link), None)),
+        bond.prop_map(|bond| (None, Some(bond))),
+    ]
+}
+
+fn network() -> impl Strategy<Value = Network> {
+    let method = method().prop_flat_map(|method| (routes(&method), Just(method)));
+    let servers = || btree_set(other_host(), 0..4).prop_map(|servers| servers.into_iter().collect());
+    let search = btree_set("[a-zA-Z0-9_]{1,9}([.][a-z]{1,9}){0,2}", 0..3)
+        .prop_map(|domains| domains.into_iter().collect());
+    let numbers = (option::of(1..=4094u16), option::of(1280..=9216u16));
+    let hostname = option::of("[a-zA-Z0-9-]{0,9}[a-z]([.][0-9]{0,9}[a-zA-Z]){0,2}")
+        .prop_map(|name| name.map(|name| name.trim_start_matches('-').to_owned()));
+    (method, servers(), search, servers(), links(), numbers, hostname).prop_map(
+        |((routes, method), dns, search, ntp, (link, bond), (vlan, mtu), hostname)| Network {
+            method,
+            link,
+            bond,
+            vlan,
+            mtu,
+            dns,
+            search,
+            ntp,
+            routes,
+            hostname,
+        },
+    )
+}
+
 fn identity() -> impl Strategy<Value = Identity> {
     let keys = btree_set(1..=255u8, 1..=16).prop_flat_map(|seeds| {
         let count = seeds.len();
@@ -143,8 +247,10 @@ fn identity() -> impl Strategy<Value = Identity> {
     });
     let log = option::of(select(vec![LogLevel::Quiet, LogLevel::Normal, LogLevel::Debug]));
     let clock = select(vec![Clock::Hardware, Clock::Network]);
-    (timestamp(), vec(url(), 1..=16), keyring, (name(), pin), (label(), label()), (ca, proxy), clock, log)
-        .prop_map(|(build_time, servers, keyring, (name, pin), labels, (ca, proxy), clock, log)| Identity {
+    let choice = (name(), pin);
+    let web = (ca, proxy, network());
+    (timestamp(), vec(url(), 1..=16), keyring, choice, (label(), label()), web, clock, log).prop_map(
+        |(build_time, servers, keyring, (name, pin), labels, (ca, proxy, network), clock, log)| Identity {
             build_time,
             servers,
             keyring,
@@ -153,10 +259,11 @@ fn identity() -> impl Strategy<Value = Identity> {
             farming_pool_id: labels.1,
             ca,
             proxy,
-            network: Network::Dhcp,
+            network,
             clock,
             log,
-        })
+        },
+    )
 }
 
 /// Any JSON, a few levels deep.
@@ -430,6 +537,7 @@ proptest! {
         prop_assert_eq!((again.farmer_id, again.farming_pool_id), (identity.farmer_id, identity.farming_pool_id));
         prop_assert_eq!((again.ca, again.proxy), (identity.ca, identity.proxy));
         prop_assert_eq!((again.clock, again.log), (identity.clock, identity.log));
+        prop_assert_eq!(again.network, identity.network);
     }
 
     #[test]
@@ -437,6 +545,75 @@ proptest! {
         let mut json: Map<String, Value> = serde_json::from_str(&identity.to_json()).unwrap();
         json.insert(field, value);
         prop_assert!(Identity::parse(Value::Object(json).to_string().as_bytes()).is_err());
+    }
+}
+
+// ---- network settings ----
+
+const NETWORK_PIECES: &[&str] = &[
+    "dhcp,",
+    "dhcp4,",
+    "auto6,",
+    "addr=192.0.2.7/24,",
+    "addr=2001:db8::7/64,",
+    "gw=192.0.2.1,",
+    "gw=fe80::1,",
+    "dns=",
+    "192.0.2.1",
+    "ntp=2001:db8:0:0:1:0:0:2,",
+    "search=Example.org,",
+    "route=10.0.0.0/8",
+    "route=::/0",
+    "@192.0.2.9,",
+    "link=eth0,",
+    "bond=802.3ad:",
+    "eth0+",
+    "52:54:00:AB:cd:ef",
+    "vlan=010,",
+    "mtu=1279,",
+    "mtu=1400",
+    "hostname=n7",
+    ",",
+];
+
+proptest! {
+    #[test]
+    fn networks_read_back(network in network()) {
+        let text = network.to_string();
+        prop_assert_eq!(text.parse::<Network>(), Ok(network), "{}", text);
+    }
+
+    #[test]
+    fn the_order_of_network_settings_means_nothing(
+        network in network(), order in Just(SETTINGS.to_vec()).prop_shuffle()
+    ) {
+        let text = network.to_string();
+        let mut settings: Vec<&str> = text.split(',').collect();
+        // The sort keeps the order of settings of one name, which counts, and a bare method stays first.
+        settings.sort_by_key(|setting| {
+            let name = setting.split('=').next().unwrap();
+            order.iter().position(|known| *known == name).map_or(0, |at| at + 1)
+        });
+        prop_assert_eq!(settings.join(",").parse::<Network>(), Ok(network));
+    }
+
+    #[test]
+    fn what_looks_like_network_settings_is_read_or_refused(bytes in text_of(NETWORK_PIECES)) {
+        let text = String::from_utf8_lossy(&bytes);
+        match text.trim_end_matches(',').parse::<Network>() {
+            Ok(network) => prop_assert_eq!(network.to_string().parse::<Network>(), Ok(network)),
+            Err(error) => prop_assert!(!error.problem.is_empty()),
+        }
+    }
+
+    #[test]
+    fn link_names_read_back(link in link_name()) {
+        prop_assert_eq!(link.to_string().parse::<LinkName>(), Ok(link.clone()));
+        if let LinkName::Mac(_) = link {
+            let hyphens = link.to_string().replace(':', "-");
+            prop_assert_eq!(bootif(&hyphens.to_uppercase()), Some(link.clone()));
+            prop_assert_eq!(bootif(&format!("01-{hyphens}")), Some(link));
+        }
     }
 }
 
@@ -572,6 +749,9 @@ fn read_with_everything(bytes: &[u8]) {
     drop(text.parse::<Name>());
     drop(text.parse::<Label>());
     drop(Md5::parse(&text));
+    drop(text.parse::<Network>());
+    drop(text.parse::<LinkName>());
+    let _ = bootif(&text);
 }
 
 proptest! {

@@ -9,6 +9,7 @@
 mod content;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use zstrap_formats::cmdline::Cmdline;
@@ -20,7 +21,7 @@ use zstrap_formats::identity::{Clock, Identity, Pin};
 use zstrap_formats::key::{KeyId, PublicKey, SecretKey};
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::Arch;
-use zstrap_formats::network::Network;
+use zstrap_formats::network::{Bond, BondMode, LinkName, Method, Network, Route, bootif};
 use zstrap_formats::signature::{
     Accept, ArchField, Keyring, Kind, Signature, SignatureError, Subject, TrustedComment,
 };
@@ -104,9 +105,9 @@ fn every_vector_is_a_fuzz_seed_byte_for_byte() {
             && !name.ends_with(".txt")
             && !name.ends_with("/message")
     };
-    let cmdline = "v1/cmdline/demo.txt".to_owned();
+    let cmdlines = ["demo", "network"].map(|name| format!("v1/cmdline/{name}.txt"));
     let expected: BTreeSet<String> =
-        files_below(&root()).into_iter().filter(parsed).chain([cmdline]).collect();
+        files_below(&root()).into_iter().filter(parsed).chain(cmdlines).collect();
     assert_eq!(used, expected, "vectors that are seeds: run fuzz/make-seeds");
 }
 
@@ -292,7 +293,7 @@ fn the_least_identity() {
     assert_eq!((identity.config.name.as_str(), identity.config.pin), ("demo", None));
     assert_eq!((identity.farmer_id.as_str(), identity.farming_pool_id.as_str()), ("farm-7", "pool-1"));
     assert_eq!((identity.ca, identity.proxy, identity.log), (None, None, None));
-    assert_eq!((identity.network, identity.clock), (Network::Dhcp, Clock::Hardware));
+    assert_eq!((identity.network, identity.clock), (Network::default(), Clock::Hardware));
 }
 
 #[test]
@@ -309,6 +310,30 @@ fn the_identity_with_every_field() {
     assert!(identity.ca.unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
     assert_eq!(identity.proxy, Some("http://proxy.example.org:3128".parse().unwrap()));
     assert_eq!((identity.clock, identity.log), (Clock::Network, Some(LogLevel::Normal)));
+}
+
+#[test]
+fn the_identities_that_say_how_the_network_is() {
+    let network = |name: &str| {
+        let identity = Identity::parse(&bytes(&format!("identity/{name}.json"))).unwrap();
+        assert_eq!(identity.to_json(), text(&format!("identity/{name}.json")));
+        identity.network
+    };
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let fixed = network("network-static");
+    let addresses = vec![(address("192.0.2.7"), 24), (address("2001:db8::7"), 64)];
+    let gateways = vec![address("192.0.2.1"), address("fe80::1")];
+    assert_eq!(fixed.method, Method::Static { addresses, gateways });
+    assert_eq!(fixed.dns, [address("192.0.2.53"), address("2001:db8::53")]);
+    assert_eq!((fixed.search, fixed.ntp), (vec!["example.org".to_owned()], vec![address("192.0.2.123")]));
+    let routes: Vec<String> = fixed.routes.iter().map(Route::to_string).collect();
+    assert_eq!(routes, ["198.51.100.0/24@192.0.2.9", "203.0.113.0/24"]);
+    assert_eq!(fixed.link, Some(LinkName::Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])));
+    assert_eq!((fixed.vlan, fixed.mtu, fixed.hostname.as_deref()), (Some(10), Some(1400), Some("node7")));
+    let bonded = network("network-bond");
+    assert_eq!(bonded.method, Method::Auto { v4: true, v6: false });
+    let links = vec![LinkName::Name("eth0".to_owned()), LinkName::Mac([0x52, 0x54, 0, 0x12, 0x34, 0x57])];
+    assert_eq!(bonded.bond, Some(Bond { mode: BondMode::Lacp, links }));
 }
 
 #[test]
@@ -342,6 +367,16 @@ fn the_kernel_command_line() {
     assert_eq!(seen, expected);
     assert_eq!(line.value("zstrap.farming_pool_id"), Some("pool-1"));
     assert_eq!(line.value("zstrap.log"), Some("debug"));
+}
+
+#[test]
+fn the_kernel_command_line_about_the_network() {
+    let line = Cmdline::parse(&bytes("cmdline/network.txt"));
+    let network: Network = line.value("zstrap.net").unwrap().parse().unwrap();
+    assert_eq!(network.to_string(), "addr=192.0.2.7/24,gw=192.0.2.1,dns=192.0.2.53");
+    assert_eq!(line.value("zstrap.link").unwrap().parse(), Ok(LinkName::Name("eth1".to_owned())));
+    let card = LinkName::Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+    assert_eq!(line.value("BOOTIF").and_then(bootif), Some(card));
 }
 
 #[test]

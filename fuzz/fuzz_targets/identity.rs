@@ -14,5 +14,6 @@ fuzz_target!(|data: &[u8]| {
     assert!((1..=identity.keyring.keys().len()).contains(&identity.keyring.threshold()));
     assert_eq!(again.servers, identity.servers);
     assert_eq!(again.config, identity.config);
+    assert_eq!((again.network, again.clock), (identity.network, identity.clock));
     assert_eq!((again.farmer_id, again.farming_pool_id), (identity.farmer_id, identity.farming_pool_id));
 });

@@ -110,12 +110,12 @@ fn boots_with_a_dead_clock_what_was_signed_after_the_image_was_built() -> Result
     let built = Timestamp::from_unix(now()?.unix() - 7 * DAY)?;
     scene.identity["build_time"] = json!(built.to_string());
     let vm = expect_payload(scene.machine()?.arguments(&["-rtc", "base=1970-01-02"]), BOUND)?;
-    let raised = vm.find_all("] early: clock raised from=");
+    let raised = vm.find_all("] clock: raised from=");
     let reasons = [" why=before-image-was-built", " why=signed-later"];
     let as_wanted =
         raised.len() >= 2 && raised.iter().zip(reasons).all(|(line, why)| line.text.ends_with(why));
     ensure!(as_wanted, vm.failed(&format!("expected the clock raised for {reasons:?}")));
-    vm.assert_line("] early: clock raised from=1970-01-02T")?;
+    vm.assert_line("] clock: raised from=1970-01-02T")?;
     vm.assert_never("] fail:")
 }
 

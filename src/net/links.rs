@@ -3,10 +3,14 @@
 use std::fs;
 use std::path::Path;
 
+use zstrap_formats::network::LinkName;
+
 /// Where the kernel shows its links.
 const SYS_NET: &str = "/sys/class/net";
 /// `ARPHRD_ETHER`: Ethernet and what looks like it.
 const ETHERNET: &str = "1";
+/// The flag of a link that was brought up (netdevice(7)).
+const IFF_UP: u32 = 1;
 
 /// An Ethernet link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub struct Link {
     pub index: u32,
     /// Hardware address.
     pub mac: [u8; 6],
+    /// Whether it is part of a bond.
+    pub has_master: bool,
 }
 
 impl Link {
@@ -30,10 +36,10 @@ impl Link {
         links
     }
 
-    /// The index of the loopback link.
+    /// The index of a link by its name.
     #[must_use]
-    pub fn loopback_index() -> Option<u32> {
-        fs::read_to_string(Path::new(SYS_NET).join("lo/ifindex")).ok()?.trim().parse().ok()
+    pub fn index_of(name: &str) -> Option<u32> {
+        fs::read_to_string(Path::new(SYS_NET).join(name).join("ifindex")).ok()?.trim().parse().ok()
     }
 
     fn read(name: &str) -> Option<Self> {
@@ -46,6 +52,7 @@ impl Link {
             name: name.to_owned(),
             index: text("ifindex")?.parse().ok()?,
             mac: parse_mac(&text("address")?)?,
+            has_master: link.join("master").exists(),
         })
     }
 
@@ -55,6 +62,23 @@ impl Link {
     pub fn has_carrier(&self) -> bool {
         fs::read_to_string(Path::new(SYS_NET).join(&self.name).join("carrier"))
             .is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// Whether it was brought up, with a carrier or without.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        let flags = fs::read_to_string(Path::new(SYS_NET).join(&self.name).join("flags")).unwrap_or_default();
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+        flags & IFF_UP != 0
+    }
+
+    /// Whether this is the link that a person means.
+    #[must_use]
+    pub fn is(&self, name: &LinkName) -> bool {
+        match name {
+            LinkName::Name(name) => self.name == *name,
+            LinkName::Mac(mac) => self.mac == *mac,
+        }
     }
 
     /// The hardware address as text.

@@ -1,32 +1,50 @@
-//! The few requests of rtnetlink(7) that the init needs: link up, MTU, address, default route, and news of links.
+//! The few requests of rtnetlink(7) that the init needs: links up and down, MTU, VLANs, bonds, addresses, routes, and
+//! news of links.
 //!
 //! In: link indexes and addresses. Out: the kernel's acknowledgement, or its errno. Messages are built by hand:
 //! they are fixed structs and attributes, and the crates for them cost more bytes than the rest of the network.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use zstrap_formats::network::Route;
 
 const NLMSG_ERROR: u16 = 2;
+const RTM_NEWLINK: u16 = 16;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const IFF_UP: u32 = 1;
+const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_BOND_MODE: u16 = 1;
+const IFLA_BOND_MIIMON: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+/// Who sets an IPv6 address by hand answers for it; waiting a second for a neighbour's objection would not help.
+const IFA_F_NODAD: u8 = 2;
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
@@ -56,8 +74,20 @@ pub fn drain(socket: &OwnedFd) {
 /// # Errors
 /// The kernel's refusal.
 pub fn link_up(index: u32) -> io::Result<()> {
+    set_flags(index, IFF_UP, IFF_UP)
+}
+
+/// Takes a link down, as one must be that joins a bond.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn link_down(index: u32) -> io::Result<()> {
+    set_flags(index, 0, IFF_UP)
+}
+
+fn set_flags(index: u32, flags: u32, mask: u32) -> io::Result<()> {
     let mut message = Message::new(RTM_SETLINK, 0);
-    message.link_header(index, IFF_UP);
+    message.link_header(index, flags, mask);
     message.send()
 }
 
@@ -67,73 +97,130 @@ pub fn link_up(index: u32) -> io::Result<()> {
 /// The kernel's refusal.
 pub fn set_mtu(index: u32, mtu: u16) -> io::Result<()> {
     let mut message = Message::new(RTM_SETLINK, 0);
-    message.link_header(index, 0);
+    message.link_header(index, 0, 0);
     message.attribute(IFLA_MTU, &u32::from(mtu).to_ne_bytes());
     message.send()
+}
+
+/// Makes a link of a bond: down first, as the kernel demands.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn join(index: u32, bond: u32) -> io::Result<()> {
+    link_down(index)?;
+    let mut message = Message::new(RTM_SETLINK, 0);
+    message.link_header(index, 0, 0);
+    message.attribute(IFLA_MASTER, &bond.to_ne_bytes());
+    message.send()
+}
+
+/// Makes a VLAN link (IEEE 802.1Q) above another.
+///
+/// # Errors
+/// The kernel's refusal; `EEXIST` when there is one of that name.
+pub fn create_vlan(parent: u32, name: &str, id: u16) -> io::Result<()> {
+    let mut message = new_link(name);
+    message.attribute(IFLA_LINK, &parent.to_ne_bytes());
+    message.link_kind("vlan", |data| data.attribute(IFLA_VLAN_ID, &id.to_ne_bytes()));
+    message.send()
+}
+
+/// Makes a bond without links; `mode` is the kernel's number, and links are looked at every 100 ms.
+///
+/// # Errors
+/// The kernel's refusal; `EEXIST` when there is one of that name.
+pub fn create_bond(name: &str, mode: u8) -> io::Result<()> {
+    let mut message = new_link(name);
+    message.link_kind("bond", |data| {
+        data.attribute(IFLA_BOND_MODE, &[mode]);
+        data.attribute(IFLA_BOND_MIIMON, &100u32.to_ne_bytes());
+    });
+    message.send()
+}
+
+fn new_link(name: &str) -> Message {
+    let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
+    message.link_header(0, 0, 0);
+    message.attribute(IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+    message
 }
 
 /// Gives a link an address.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn add_address(index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+pub fn add_address(index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
     address_message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, index, address, prefix).send()
 }
 
-/// Takes an address from a link, and with it the routes through it.
+/// Takes an address from a link.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn remove_address(index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+pub fn remove_address(index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
     address_message(RTM_DELADDR, 0, index, address, prefix).send()
 }
 
-fn address_message(kind: u16, flags: u16, index: u32, address: Ipv4Addr, prefix: u8) -> Message {
+fn address_message(kind: u16, flags: u16, index: u32, address: IpAddr, prefix: u8) -> Message {
     let mut message = Message::new(kind, flags);
     // struct ifaddrmsg: family, prefix length, flags, scope, index.
-    message.bytes.extend_from_slice(&[AF_INET, prefix, 0, RT_SCOPE_UNIVERSE]);
+    let fields = [family(address), prefix, IFA_F_NODAD, RT_SCOPE_UNIVERSE];
+    message.bytes.extend_from_slice(&fields);
     message.bytes.extend_from_slice(&index.to_ne_bytes());
-    message.attribute(IFA_LOCAL, &address.octets());
-    message.attribute(IFA_ADDRESS, &address.octets());
-    if prefix < 31 {
+    message.attribute(IFA_LOCAL, &octets(address));
+    message.attribute(IFA_ADDRESS, &octets(address));
+    if let IpAddr::V4(address) = address
+        && prefix < 31
+    {
         let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
         message.attribute(IFA_BROADCAST, &(u32::from(address) | host_bits).to_be_bytes());
     }
     message
 }
 
-/// Makes `gateway` the default route through a link. A gateway outside the link's network, as some hosters have
-/// it, gets a route of its own first.
+/// Adds a route through a link.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn set_default_route(index: u32, gateway: Ipv4Addr, on_link: bool) -> io::Result<()> {
-    if !on_link {
-        route_message(index, 32, RT_SCOPE_LINK, Some(gateway), None).send()?;
-    }
-    route_message(index, 0, RT_SCOPE_UNIVERSE, None, Some(gateway)).send()
+pub fn add_route(index: u32, route: &Route) -> io::Result<()> {
+    route_message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, index, route).send()
 }
 
-fn route_message(
-    index: u32,
-    prefix: u8,
-    scope: u8,
-    destination: Option<Ipv4Addr>,
-    gateway: Option<Ipv4Addr>,
-) -> Message {
-    const RTA_DST: u16 = 1;
-    let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
+/// Takes a route back.
+///
+/// # Errors
+/// The kernel's refusal; `ESRCH` when it is gone already.
+pub fn remove_route(index: u32, route: &Route) -> io::Result<()> {
+    route_message(RTM_DELROUTE, 0, index, route).send()
+}
+
+fn route_message(kind: u16, flags: u16, index: u32, route: &Route) -> Message {
+    let mut message = Message::new(kind, flags);
+    let is_v4 = route.destination.is_ipv4();
+    let scope = if is_v4 && route.gateway.is_none() { RT_SCOPE_LINK } else { RT_SCOPE_UNIVERSE };
     // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags.
-    let fields = [AF_INET, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_DHCP, scope, RTN_UNICAST, 0, 0, 0, 0];
-    message.bytes.extend_from_slice(&fields);
-    if let Some(destination) = destination {
-        message.attribute(RTA_DST, &destination.octets());
+    let head = [family(route.destination), route.prefix, 0, 0];
+    message.bytes.extend_from_slice(&head);
+    message.bytes.extend_from_slice(&[RT_TABLE_MAIN, RTPROT_DHCP, scope, RTN_UNICAST, 0, 0, 0, 0]);
+    if route.prefix > 0 {
+        message.attribute(RTA_DST, &octets(route.destination));
     }
-    if let Some(gateway) = gateway {
-        message.attribute(RTA_GATEWAY, &gateway.octets());
+    if let Some(gateway) = route.gateway {
+        message.attribute(RTA_GATEWAY, &octets(gateway));
     }
     message.attribute(RTA_OIF, &index.to_ne_bytes());
     message
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// A request in the making: struct nlmsghdr, then a fixed struct, then attributes.
@@ -152,15 +239,29 @@ impl Message {
     }
 
     /// struct ifinfomsg: family, type, index, flags, change mask.
-    fn link_header(&mut self, index: u32, up: u32) {
+    fn link_header(&mut self, index: u32, flags: u32, mask: u32) {
         self.bytes.extend_from_slice(&[0; 4]);
-        for field in [index, up, up] {
+        for field in [index, flags, mask] {
             self.bytes.extend_from_slice(&field.to_ne_bytes());
         }
     }
 
+    /// What kind of link is to be made, with the settings of that kind.
+    fn link_kind(&mut self, kind: &str, settings: impl FnOnce(&mut Self)) {
+        self.nested(IFLA_LINKINFO, |info| {
+            info.attribute(IFLA_INFO_KIND, kind.as_bytes());
+            info.nested(IFLA_INFO_DATA, settings);
+        });
+    }
+
+    fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        let mut inner = Self { bytes: Vec::new() };
+        fill(&mut inner);
+        self.attribute(kind, &inner.bytes);
+    }
+
     fn attribute(&mut self, kind: u16, value: &[u8]) {
-        let length = u16::try_from(4 + value.len()).expect("attributes here have at most four bytes");
+        let length = u16::try_from(4 + value.len()).expect("attributes here have at most a hundred bytes");
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);
@@ -209,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_broadcast_address_ends_in_ones() {
-        let message = address_message(RTM_NEWADDR, 0, 2, Ipv4Addr::new(10, 0, 2, 15), 24).finished();
+        let message = address_message(RTM_NEWADDR, 0, 2, [10, 0, 2, 15].into(), 24).finished();
         assert!(message.windows(4).any(|w| w == [10, 0, 2, 255]));
         assert_eq!(message.len() % 4, 0);
         assert_eq!(u32::from_ne_bytes(message[..4].try_into().unwrap()) as usize, message.len());
@@ -217,7 +318,7 @@ mod tests {
 
     #[test]
     fn point_to_point_networks_have_no_broadcast_address() {
-        let message = address_message(RTM_NEWADDR, 0, 2, Ipv4Addr::new(10, 0, 2, 15), 32).finished();
+        let message = address_message(RTM_NEWADDR, 0, 2, [10, 0, 2, 15].into(), 32).finished();
         assert_eq!(message.len(), 16 + 8 + 2 * 8);
     }
 

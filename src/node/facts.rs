@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use zstrap_formats::identity::Identity;
 
+use crate::clock;
 use crate::config::NodeConfig;
-use crate::early::{self, Machine};
+use crate::early::Machine;
 use crate::list::VerifiedList;
-use crate::network::Online;
+use crate::net::settings::{addresses_text, gateway_text};
+use crate::network::{Online, Via};
 
 /// Where the facts stand.
 pub const FACTS: &str = "/run/zstrap/facts.json";
@@ -28,11 +30,7 @@ pub fn gather(
     list: &VerifiedList,
 ) -> Facts {
     let connection = online.connection();
-    let lease = &connection.lease;
-    let joined = |addresses: &[std::net::Ipv4Addr]| {
-        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-    };
-    let facts = [
+    let mut facts: Facts = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", machine.kernel.clone()),
         ("farmer_id", identity.farmer_id.to_string()),
@@ -44,16 +42,29 @@ pub fn gather(
         ("image_built", identity.build_time.to_string()),
         ("server", connection.server.clone()),
         ("hostname", connection.hostname.clone()),
-        ("link", connection.link.clone()),
-        ("mac", connection.mac.clone()),
-        ("address", format!("{}/{}", lease.address, lease.prefix)),
-        ("gateway", lease.gateway().map(|gateway| gateway.to_string()).unwrap_or_default()),
-        ("dns", joined(&lease.dns)),
-        ("lease_seconds", lease.seconds.to_string()),
-        ("booted", early::now().to_string()),
+        ("booted", clock::now().to_string()),
         ("boot_seconds", format!("{:.3}", machine.started.elapsed().as_secs_f64())),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    if let Some(via) = &connection.via {
+        set_network(&mut facts, via);
+    }
+    facts
+}
+
+/// What the facts say of the network; changed again by whoever keeps it up after handoff.
+pub fn set_network(facts: &mut Facts, via: &Via) {
+    let made = via.made.as_ref();
+    let news = [
+        ("link", via.link.name.clone()),
+        ("mac", via.link.mac_text()),
+        ("address", addresses_text(&via.settings, made)),
+        ("gateway", gateway_text(&via.settings, made)),
+        ("dns", via.settings.dns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+        ("lease_seconds", via.lease.as_ref().map(|lease| lease.seconds.to_string()).unwrap_or_default()),
     ];
-    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    facts.extend(news.map(|(name, value)| (name.to_owned(), value)));
 }
 
 /// The text of the facts file.

@@ -13,11 +13,12 @@
 //! SIGTERM of an unknown sender reboots: a machine that comes back can still be switched off, the other way
 //! round needs a pair of hands.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -242,7 +243,7 @@ impl Supervisor {
     fn end(&mut self, how: End) -> End {
         log::info!(target: "supervise", "ending how={how:?} grace={}s", self.plan.grace.as_secs());
         if let Some(pid) = self.child {
-            if let Err(error) = ask_zinit() {
+            if let Err(error) = ask_zinit(Path::new(ZINIT_SOCKET), ZINIT_PATIENCE) {
                 log::debug!(target: "supervise", "no zinit to ask ({error}): SIGTERM instead");
                 signal_to(pid, Signal::SIGTERM);
             }
@@ -286,15 +287,16 @@ fn sender_name(pid: u32) -> String {
 
 /// Tells zinit-server to stop its services, dependents first, and to exit. In a thread, because a server that
 /// takes no connections would hold up the end of the machine.
-fn ask_zinit() -> io::Result<()> {
+fn ask_zinit(socket: &Path, patience: Duration) -> io::Result<()> {
     let (sender, answer) = std::sync::mpsc::channel();
+    let socket = socket.to_owned();
     // If it hangs, it ends with the machine.
-    drop(std::thread::spawn(move || sender.send(ask_zinit_unbounded())));
-    answer.recv_timeout(ZINIT_PATIENCE).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    drop(std::thread::spawn(move || sender.send(ask_zinit_unbounded(&socket))));
+    answer.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-fn ask_zinit_unbounded() -> io::Result<()> {
-    let mut socket = UnixStream::connect(OsStr::new(ZINIT_SOCKET))?;
+fn ask_zinit_unbounded(socket: &Path) -> io::Result<()> {
+    let mut socket = UnixStream::connect(socket)?;
     socket.write_all(ZINIT_SHUTDOWN)?;
     let mut answer = [0; 256];
     let length = socket.read(&mut answer)?;
@@ -304,6 +306,9 @@ fn ask_zinit_unbounded() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     fn plan(words: &[&str]) -> Option<Plan> {
@@ -329,5 +334,66 @@ mod tests {
         assert_eq!(end_of(Signal::SIGTERM, ""), Some(End::Reboot));
         assert_eq!(end_of(Signal::SIGINT, ""), Some(End::Reboot));
         assert_eq!(end_of(Signal::SIGCHLD, ""), None);
+    }
+
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// Asks a zinit whose side of the connection does this; how long it took, and what came of it.
+    fn ask(patience: Duration, zinit: fn(UnixStream)) -> (Duration, io::Result<()>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("zinit.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        drop(std::thread::spawn(move || zinit(listener.accept().unwrap().0)));
+        let started = Instant::now();
+        let result = ask_zinit(&path, patience);
+        (started.elapsed(), result)
+    }
+
+    fn read_question(connection: &mut UnixStream) {
+        let mut question = vec![0; ZINIT_SHUTDOWN.len()];
+        connection.read_exact(&mut question).unwrap();
+        assert_eq!(question, ZINIT_SHUTDOWN);
+    }
+
+    #[test]
+    fn a_zinit_that_never_answers_does_not_hold_up_the_end_of_the_machine() {
+        let (took, result) = ask(SHORT, |mut connection| {
+            read_question(&mut connection);
+            std::thread::sleep(LONG);
+        });
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(took >= SHORT && took < LONG / 2, "{took:?}");
+    }
+
+    #[test]
+    fn nor_does_one_that_takes_no_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("zinit.sock");
+        // A queue that is full lets connect(2) itself wait, for as long as nobody takes from it.
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _queued = UnixStream::connect(&path).unwrap();
+        let started = Instant::now();
+        assert_eq!(ask_zinit(&path, SHORT).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(started.elapsed() < LONG / 2);
+    }
+
+    #[test]
+    fn only_a_zinit_that_agrees_is_waited_for() {
+        let (_, agreed) = ask(LONG, |mut connection| {
+            read_question(&mut connection);
+            connection.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"ok\":true}}\n").unwrap();
+        });
+        assert!(agreed.is_ok(), "{agreed:?}");
+        let (_, refused) = ask(LONG, |mut connection| {
+            read_question(&mut connection);
+            connection.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32601}}\n").unwrap();
+        });
+        assert!(refused.is_err());
+        let (_, hung_up) = ask(LONG, drop);
+        assert!(hung_up.is_err());
+        let nobody = ask_zinit(Path::new("/nonexistent/zinit.sock"), LONG);
+        assert_eq!(nobody.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

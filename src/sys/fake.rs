@@ -3,21 +3,25 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use zstrap_formats::digest::{self, ContentDigest};
 use zstrap_formats::identity::{Identity, Pin};
 use zstrap_formats::key::SecretKey;
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::Arch;
+use zstrap_formats::network::Network;
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use super::{Meta, Mount, NewFile, Program, RootDir, System};
-use crate::early::Now;
+use crate::clock::Now;
 use crate::http::{Body, From, HttpError, Source};
-use crate::network::Connection;
+use crate::net::links::Link;
+use crate::net::settings::Settings;
+use crate::network::{Connection, Via};
+use crate::servers::{Memory, Servers, Time};
 use crate::{config, fetch, list, root};
-use zstrap_wire::dhcp4::{Lease, Route4};
 
 pub const SERIAL: u64 = 1_763_625_600;
 pub const CONFIG: &str = r#"{"version":1,"bundle":"demo","exec":["/init"]}"#;
@@ -40,32 +44,12 @@ pub fn identity() -> Identity {
 }
 
 pub fn connection() -> Connection {
-    let lease = Lease {
-        address: [10, 0, 2, 15].into(),
-        prefix: 24,
-        routes: vec![Route4 {
-            destination: [0, 0, 0, 0].into(),
-            prefix: 0,
-            gateway: Some([10, 0, 2, 2].into()),
-        }],
-        dns: Vec::new(),
-        hostname: None,
-        search: Vec::new(),
-        mtu: None,
-        ntp: Vec::new(),
-        server: [10, 0, 2, 2].into(),
-        seconds: 3600,
-        renew_after: 1800,
-        rebind_after: 3150,
-    };
-    let text = |text: &str| text.to_owned();
-    Connection {
-        link: text("eth0"),
-        mac: text("52:54:00:12:34:56"),
-        lease,
-        server: text("http://10.0.2.2:8080"),
-        hostname: text("node"),
-    }
+    let link =
+        Link { name: "eth0".to_owned(), index: 2, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56], has_master: false };
+    let network = Network::default();
+    let (settings, obtained) = (Settings::default(), Duration::ZERO);
+    let via = Via { link, settings, lease: None, obtained, made: None, network };
+    Connection { via: Some(via), server: "http://10.0.2.2:8080".to_owned(), hostname: "node".to_owned() }
 }
 
 /// How a site misbehaves when a blob is asked for.
@@ -73,24 +57,95 @@ pub fn connection() -> Connection {
 pub enum Fault {
     #[default]
     None,
+    /// One bit of the first half is another.
     Flipped,
+    /// One bit of the last byte is another.
+    FlippedEnd,
     Longer,
     Endless,
     WrongMd5,
     Missing,
+    /// A status of 503.
+    Busy,
+    /// No answer at all.
+    Dead,
+    /// The first connection breaks after half of the bytes.
     CutOnce,
+    /// The same, and ranges are ignored.
     CutOnceNoRanges,
+    /// Each connection brings a tenth of the bytes, and breaks.
+    CutAlways,
+    /// Each connection stalls after half of the bytes that are left.
+    Stalled,
+    /// Each connection brings so many bytes a second.
+    Slow(u64),
+    /// Ranges are ignored.
+    NoRanges,
+    /// A range begins elsewhere.
+    WrongRange,
+}
+
+/// A clock on which waiting takes no time.
+#[derive(Default)]
+pub struct VirtualTime {
+    now: Mutex<Duration>,
+    pauses: Mutex<Vec<Duration>>,
+}
+
+impl VirtualTime {
+    pub fn pass(&self, time: Duration) {
+        *self.now.lock().expect("no test panics here") += time;
+    }
+
+    /// Every pause so far.
+    pub fn pauses(&self) -> Vec<Duration> {
+        self.pauses.lock().expect("no test panics here").clone()
+    }
+}
+
+impl Time for VirtualTime {
+    fn now(&self) -> Duration {
+        *self.now.lock().expect("no test panics here")
+    }
+
+    fn pause(&self, pause: Duration) {
+        self.pass(pause);
+        self.pauses.lock().expect("no test panics here").push(pause);
+    }
 }
 
 /// The files of a site.
 #[derive(Clone, Default)]
 pub struct Site {
     files: BTreeMap<String, Vec<u8>>,
+    pub name: String,
     pub fault: Fault,
-    offsets: Arc<Mutex<Vec<u64>>>,
+    /// The entity tag of its blobs.
+    pub etag: Option<String>,
+    pub time: Arc<VirtualTime>,
+    asked: Arc<Mutex<Vec<From>>>,
+}
+
+/// The one server of an identity.
+pub fn servers(site: &Site) -> Servers {
+    mirrors(&[site])
+}
+
+/// Several servers, in the time of the first.
+pub fn mirrors(sites: &[&Site]) -> Servers {
+    let memory = Memory::with_time(sites[0].time.clone());
+    Servers::of_sources(sites.iter().map(|site| Arc::new((*site).clone()) as _).collect(), &memory)
 }
 
 impl Site {
+    pub fn called(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
+    pub fn with(self, fault: Fault) -> Self {
+        Self { fault, ..self }
+    }
+
     pub fn insert(&mut self, path: &str, bytes: &[u8]) {
         self.files.insert(path.to_owned(), bytes.to_vec());
     }
@@ -121,8 +176,27 @@ impl Site {
         self.insert(&site::bundle_latest(&name, arch), SERIAL.to_string().as_bytes());
     }
 
+    /// Takes a file away.
+    pub fn remove(&mut self, path: &str) {
+        self.files.remove(path);
+    }
+
+    /// What was asked of its blobs.
+    pub fn asked(&self) -> Vec<From> {
+        self.asked.lock().expect("no test panics here").clone()
+    }
+
+    /// From which bytes on its blobs were asked for.
+    pub fn offsets(&self) -> Vec<u64> {
+        self.asked().iter().map(|from| from.offset).collect()
+    }
+
     fn missing(path: &str) -> HttpError {
         HttpError::NotFound { url: path.to_owned() }
+    }
+
+    fn dead(path: &str) -> HttpError {
+        HttpError::Transport { url: path.to_owned(), source: io::ErrorKind::TimedOut.into() }
     }
 }
 
@@ -135,6 +209,11 @@ pub fn comment(kind: &str, arch: &str) -> String {
 
 impl Source for Site {
     fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
+        match self.fault {
+            Fault::Dead => return Err(Self::dead(path)),
+            Fault::Busy => return Err(HttpError::Status { url: path.to_owned(), status: 503 }),
+            _ => {}
+        }
         let bytes = self.files.get(path).cloned().ok_or_else(|| Self::missing(path))?;
         if bytes.len() as u64 > limit {
             Err(HttpError::TooLarge { url: path.to_owned(), limit })
@@ -148,57 +227,88 @@ impl Source for Site {
     }
 
     fn open(&self, path: &str, from: &From, _: u64) -> Result<Body, HttpError> {
-        let mut offsets = self.offsets.lock().expect("no test panics here");
-        offsets.push(from.offset);
-        let first = offsets.len() == 1;
-        let mut bytes = self.files.get(path).cloned().ok_or_else(|| Self::missing(path))?;
-        let mut length = Some(bytes.len() as u64);
-        let mut offset = from.offset;
-        let half = bytes.len() / 2;
-        let reader: Box<dyn Read + Send> = match self.fault {
-            Fault::None | Fault::WrongMd5 => Box::new(io::Cursor::new(bytes)),
+        let first = {
+            let mut asked = self.asked.lock().expect("no test panics here");
+            asked.push(from.clone());
+            asked.len() == 1
+        };
+        let whole = self.files.get(path).cloned().ok_or_else(|| Self::missing(path))?;
+        let ignores_ranges =
+            matches!(self.fault, Fault::NoRanges) || self.fault == Fault::CutOnceNoRanges && !first;
+        let offset = if ignores_ranges { 0 } else { usize::try_from(from.offset).expect("small") };
+        let half = whole.len() / 2;
+        let mut bytes = whole.clone();
+        let mut length = Some((whole.len() - offset) as u64);
+        let mut then: Box<dyn Read + Send> = Box::new(io::empty());
+        let broken = |kind: io::ErrorKind| Box::new(Broken(kind)) as Box<dyn Read + Send>;
+        let mut end = whole.len();
+        match self.fault {
+            Fault::None | Fault::WrongMd5 | Fault::NoRanges => {}
             Fault::Missing => return Err(Self::missing(path)),
-            Fault::Flipped => {
-                bytes[half] ^= 1;
-                Box::new(io::Cursor::new(bytes))
+            Fault::Dead => return Err(Self::dead(path)),
+            Fault::Busy => return Err(HttpError::Status { url: path.to_owned(), status: 503 }),
+            Fault::WrongRange if offset > 0 => {
+                return Err(HttpError::Range { url: path.to_owned(), offset: from.offset });
             }
+            Fault::Flipped => bytes[half] ^= 1,
+            Fault::FlippedEnd => bytes[end - 1] ^= 1,
             Fault::Longer => {
-                bytes.push(0);
-                length = Some(bytes.len() as u64);
-                Box::new(io::Cursor::new(bytes))
+                length = length.map(|length| length + 1);
+                then = Box::new(io::repeat(0).take(1));
             }
             Fault::Endless => {
                 length = None;
-                Box::new(io::Cursor::new(bytes).chain(io::repeat(7)))
+                then = Box::new(io::repeat(7));
             }
             Fault::CutOnce | Fault::CutOnceNoRanges if first => {
-                bytes.truncate(half);
-                Box::new(io::Cursor::new(bytes).chain(Broken))
+                (end, then) = (half, broken(io::ErrorKind::UnexpectedEof));
             }
-            Fault::CutOnce => {
-                let rest = bytes.split_off(usize::try_from(from.offset).expect("small"));
-                length = Some(rest.len() as u64);
-                Box::new(io::Cursor::new(rest))
+            Fault::CutOnce | Fault::CutOnceNoRanges | Fault::WrongRange => {}
+            Fault::CutAlways => {
+                end = (offset + whole.len() / 10).min(whole.len());
+                then = broken(io::ErrorKind::UnexpectedEof);
             }
-            Fault::CutOnceNoRanges => {
-                offset = 0;
-                Box::new(io::Cursor::new(bytes))
+            Fault::Stalled => {
+                (end, then) = ((offset + whole.len()) / 2, broken(io::ErrorKind::TimedOut));
             }
+            Fault::Slow(_) => {}
+        }
+        bytes.truncate(end);
+        let bytes = io::Cursor::new(bytes.split_off(offset)).chain(then);
+        let reader: Box<dyn Read + Send> = match self.fault {
+            Fault::Slow(rate) => Box::new(Slow { bytes, rate, time: self.time.clone() }),
+            _ => Box::new(bytes),
         };
-        Ok(Body { reader, offset, length, etag: None })
+        Ok(Body { reader, offset: offset as u64, length, etag: self.etag.clone() })
     }
 
     fn name(&self) -> String {
-        "memory".to_owned()
+        self.name.clone()
     }
 }
 
 /// A connection that was lost.
-struct Broken;
+struct Broken(io::ErrorKind);
 
 impl Read for Broken {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::UnexpectedEof.into())
+        Err(self.0.into())
+    }
+}
+
+/// A connection on which each second brings a few bytes.
+struct Slow<R> {
+    bytes: R,
+    rate: u64,
+    time: Arc<VirtualTime>,
+}
+
+impl<R: Read> Read for Slow<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.rate).expect("small").min(buffer.len());
+        let read = self.bytes.read(&mut buffer[..most])?;
+        self.time.pass(Duration::from_secs(1));
+        Ok(read)
     }
 }
 
@@ -229,7 +339,6 @@ pub fn pin(site: &mut Site, identity: &mut Identity) -> Pin {
 pub struct Recorder {
     calls: Arc<Mutex<Vec<String>>>,
     files: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
-    offsets: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Recorder {
@@ -243,10 +352,6 @@ impl Recorder {
 
     pub fn file(&self, path: &[u8]) -> Option<Vec<u8>> {
         self.files.lock().expect("no test panics here").get(path).cloned()
-    }
-
-    pub fn requested_offsets(&self) -> Vec<u64> {
-        self.offsets.lock().expect("no test panics here").clone()
     }
 }
 
@@ -372,34 +477,52 @@ pub fn file_entry(path: &[u8], content: ContentDigest) -> Entry {
     Entry { path: path.to_vec(), mode: 0o755, uid: 0, gid: 0, kind: EntryKind::File(content) }
 }
 
+/// The content of the file that [`fetch_from`] fetches.
+pub fn data() -> Vec<u8> {
+    (0..300_000u32).map(|n| (n / 7) as u8).collect()
+}
+
+/// A site called `name` that has [`data`] as a blob and misbehaves like this when asked for it.
+pub fn mirror(name: &str, fault: Fault) -> Site {
+    let mut site = Site::default().called(name).with(fault);
+    site.insert(&site::blob(&digest::sha256(&data())), &data());
+    site
+}
+
+/// Fetches a list with one file `file` of [`data`] from these sites.
+pub fn fetch_from(sites: &[&Site]) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
+    fetch_list(&mirrors(sites), vec![file_entry(b"file", ContentDigest::of(&data()))])
+}
+
 /// Fetches a list with one file `file` of these bytes from a site with this fault.
-pub fn fetch_one(data: &[u8], fault: Fault) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
+pub fn fetch_one(data: &[u8], fault: Fault) -> (Result<fetch::Fetched, fetch::Error>, Recorder, Site) {
     let mut content = ContentDigest::of(data);
     if fault == Fault::WrongMd5 {
         content.md5 = digest::md5(b"other");
     }
-    fetch_list(data, vec![file_entry(b"file", content)], fault)
+    let mut site = Site { fault, ..Site::default() };
+    site.insert(&site::blob(&content.sha256), data);
+    let (result, recorder) = fetch_list(&servers(&site), vec![file_entry(b"file", content)]);
+    (result, recorder, site)
 }
 
 /// Fetches a list with two files of the same content.
-pub fn fetch_twins(data: &[u8]) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
+pub fn fetch_twins(data: &[u8]) -> (Result<fetch::Fetched, fetch::Error>, Recorder, Site) {
     let content = ContentDigest::of(data);
-    fetch_list(data, vec![file_entry(b"a", content), file_entry(b"b", content)], Fault::None)
+    let mut site = Site::default();
+    site.insert(&site::blob(&content.sha256), data);
+    let entries = vec![file_entry(b"a", content), file_entry(b"b", content)];
+    let (result, recorder) = fetch_list(&servers(&site), entries);
+    (result, recorder, site)
 }
 
-fn fetch_list(
-    data: &[u8],
-    entries: Vec<Entry>,
-    fault: Fault,
-) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
+fn fetch_list(servers: &Servers, entries: Vec<Entry>) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
     let (mut site, identity) = site_with_config(CONFIG);
     site.publish(&List::new(entries).expect("a valid list").to_text());
-    site.insert(&site::blob(&digest::sha256(data)), data);
-    site.fault = fault;
-    let recorder = Recorder { offsets: site.offsets.clone(), ..Recorder::default() };
+    let (recorder, own) = (Recorder::default(), self::servers(&site));
     let cmdline = zstrap_formats::cmdline::Cmdline::default();
-    let config = config::obtain(&site, &identity, &cmdline, now()).expect("a good config");
-    let list = list::obtain(&site, &identity, &config, now()).expect("a good list");
+    let config = config::obtain(&own, &identity, &cmdline, now()).expect("a good config");
+    let list = list::obtain(&own, &identity, &config, now()).expect("a good list");
     let root = root::prepare(&recorder, &config, &list).expect("enough memory");
-    (fetch::files(&site, &list, root), recorder)
+    (fetch::files(servers, &list, root), recorder)
 }

@@ -145,10 +145,14 @@ fn prepare_process() -> io::Result<()> {
             continue;
         };
         if fd > 2 {
-            // SAFETY: the number was listed as open just now, and no other thread is left to close it. It is
-            // only marked, not closed, so whoever owns it still owns it if exec fails.
+            // SAFETY: the number was listed as open just now. It is only marked, not closed, so whoever owns it
+            // still owns it if exec fails; if another thread closes it meanwhile, the kernel says so.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+            match rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC) {
+                // A thread that still waits for a server's answer may end just now, and closes its own.
+                Ok(()) | Err(rustix::io::Errno::BADF) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
     Ok(())
@@ -230,6 +234,45 @@ fn openat2(root: &OwnedFd, path: &[u8], flags: OFlags, mode: Mode) -> io::Result
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     Ok(rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve)?)
+}
+
+/// Mounts a device read-only without giving it a place: the mount lives as long as a descriptor into it
+/// (fsopen(2), fsmount(2)).
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn mount_unattached(kind: &str, device: &str) -> io::Result<OwnedFd> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags as Attr};
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_flag(&context, "ro")?;
+    rustix::mount::fsconfig_set_string(&context, "source", device)?;
+    rustix::mount::fsconfig_create(&context)?;
+    let attributes =
+        Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Opens a folder below another. No path leads out of that.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn open_folder_below(folder: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+    beneath(folder, if path.is_empty() { "." } else { path }, OFlags::PATH | OFlags::DIRECTORY)
+}
+
+/// Opens a plain file below a folder, to read it. No path leads out of the folder.
+///
+/// # Errors
+/// The kernel's refusal, also for what is no plain file.
+pub fn open_below(folder: &OwnedFd, path: &str) -> io::Result<File> {
+    // Without waiting: a pipe that nobody writes to must not hold up the boot.
+    let file = File::from(beneath(folder, path, OFlags::RDONLY | OFlags::NONBLOCK)?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a plain file")) }
+}
+
+fn beneath(folder: &OwnedFd, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
 struct LinuxRoot {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+mod backoff;
 pub mod dhcp4;
 pub mod dhcp6;
 pub mod frame;

@@ -22,7 +22,7 @@ pub struct Arguments {
     /// Uses KVM: faster where it works; emulation works everywhere
     #[arg(long)]
     pub kvm: bool,
-    /// More words for the kernel command line
+    /// More words for the kernel command line, such as zstrap.net=dhcp4
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub append: String,
 }

@@ -54,8 +54,8 @@ pub struct Arguments {
     /// Boots exactly the config of today (by MD5 and SHA-256), not its successors
     #[arg(long)]
     pub pin: bool,
-    /// Where nodes reach the site, such as http://10.0.2.2:8080; repeatable, in
-    /// order of preference
+    /// Where nodes reach the site: an http or https URL, or file:///DIR on boot
+    /// media; repeatable, and tried in this order
     #[arg(long = "server", value_name = "URL", required = true)]
     pub servers: Vec<Url>,
     /// A public key that the image trusts; repeatable
@@ -91,6 +91,13 @@ pub struct Arguments {
     /// An HTTP proxy between nodes and servers
     #[arg(long, value_name = "URL")]
     pub proxy: Option<Url>,
+    /// How nodes configure their network, such as dhcp4,vlan=10 or
+    /// addr=192.0.2.7/24,gw=192.0.2.1,dns=192.0.2.53; docs/network.md says all
+    #[arg(long, value_name = "TEXT", default_value_t)]
+    pub network: Network,
+    /// Which clock nodes believe: hardware or network
+    #[arg(long, value_name = "CLOCK", default_value_t)]
+    pub clock: Clock,
     /// How much the init says: quiet, normal or debug
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<LogLevel>,
@@ -157,8 +164,8 @@ pub fn identity(arguments: &Arguments, build_time: Option<Timestamp>) -> anyhow:
         farming_pool_id: arguments.pool.clone(),
         ca: arguments.ca.as_ref().map(read_text).transpose()?,
         proxy: arguments.proxy.clone(),
-        network: Network::default(),
-        clock: Clock::default(),
+        network: arguments.network.clone(),
+        clock: arguments.clock,
         log: arguments.log,
     };
     Identity::parse(identity.to_json().as_bytes()).context("checking the identity")

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use support::{Work, all_below, done, ended, init, kernel, mode, private, refused, text, value};
 use zstrap_formats::digest::ContentDigest;
-use zstrap_formats::identity::Identity;
+use zstrap_formats::identity::{Clock, Identity};
 
 /// A site with bundle demo and config farm, and the files of an image.
 fn ready() -> Work {
@@ -72,6 +72,45 @@ fn the_slot_carries_what_was_asked_for() {
     assert_eq!(identity.proxy.unwrap().to_string(), "http://10.0.0.1:3128");
     assert!(identity.ca.unwrap().contains("AAAA"));
     assert_eq!(identity.log.unwrap().as_str(), "debug");
+}
+
+#[test]
+fn the_slot_says_how_the_network_is_and_which_clock_counts() {
+    let work = ready();
+    make(&work, &["-o", "image"]);
+    let usual = identity(&work, "image");
+    assert_eq!((usual.network.to_string().as_str(), usual.clock), ("dhcp", Clock::Hardware));
+    let network = "gw=192.0.2.1,addr=192.0.2.7/24,dns=192.0.2.53,vlan=10";
+    make(&work, &["-o", "image", "--network", network, "--clock", "network"]);
+    let told = identity(&work, "image");
+    assert_eq!(told.network.to_string(), "addr=192.0.2.7/24,gw=192.0.2.1,dns=192.0.2.53,vlan=10");
+    assert_eq!(told.clock, Clock::Network);
+}
+
+#[test]
+fn servers_keep_their_order_and_may_be_folders_on_boot_media() {
+    let work = ready();
+    make(&work, &["-o", "image", "--server", "https://b.example.org", "--server", "file:///site"]);
+    let servers: Vec<String> = identity(&work, "image").servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["http://10.0.2.2:8080", "https://b.example.org", "file:///site"]);
+}
+
+#[test]
+fn refuses_network_settings_and_clocks_that_no_node_would_take() {
+    let work = ready();
+    let with = |option: &str, value: &str| {
+        let mut command = netboot(&work, &["--config", "farm", "-o", "image", option, value]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        text(&output.stderr)
+    };
+    let said = with("--network", "dhcp,vlan=4095");
+    assert!(said.contains("network setting \"vlan=4095\": expected a number from 1 to 4094"), "{said}");
+    let said = with("--network", "dhcp,gw=192.0.2.1");
+    assert!(said.contains("network setting \"gw=192.0.2.1\": expected addr= with an IPv4 address"), "{said}");
+    let said = with("--clock", "sundial");
+    assert!(said.contains("clock \"sundial\" is neither hardware nor network"), "{said}");
+    assert!(!work.path("image").exists());
 }
 
 #[test]

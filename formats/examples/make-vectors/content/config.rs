@@ -191,6 +191,25 @@ pub fn full_identity() -> String {
     value.to_string()
 }
 
+/// Identities of nodes that are told about their network.
+pub fn identities_with_network() -> Vec<(&'static str, String)> {
+    let networks = [
+        (
+            "network-static",
+            "addr=192.0.2.7/24,addr=2001:db8::7/64,gw=192.0.2.1,gw=fe80::1,dns=192.0.2.53,dns=2001:db8::53,\
+             search=example.org,ntp=192.0.2.123,route=198.51.100.0/24@192.0.2.9,route=203.0.113.0/24,\
+             link=52:54:00:12:34:56,vlan=10,mtu=1400,hostname=node7",
+        ),
+        ("network-bond", "dhcp4,bond=802.3ad:eth0+52:54:00:12:34:57,vlan=4094,mtu=9000"),
+    ];
+    let with = |network: &str| {
+        let mut value = identity_value();
+        value["network"] = json!(network);
+        value.to_string()
+    };
+    networks.map(|(name, network)| (name, with(network))).into()
+}
+
 /// Identities that break one rule each.
 pub fn hostile_identities() -> Vec<(String, Vec<u8>)> {
     let alice = key("alice").public().to_base64();
@@ -206,7 +225,17 @@ pub fn hostile_identities() -> Vec<(String, Vec<u8>)> {
         ("keys-none", "keys", json!([])),
         ("keys-too-many", "keys", json!(vec![alice.clone(); 17])),
         ("log-unknown", "log", json!("loud")),
+        ("network-address-and-dhcp", "network", json!("dhcp,addr=192.0.2.7/24")),
+        ("network-broadcast", "network", json!("addr=192.0.2.255/24")),
+        ("network-gateway-alone", "network", json!("dhcp,gw=192.0.2.1")),
+        ("network-gateway-other-family", "network", json!("addr=192.0.2.7/24,gw=fe80::1")),
+        ("network-gateways-two", "network", json!("addr=192.0.2.7/24,gw=192.0.2.1,gw=192.0.2.2")),
+        ("network-host-name-two-lines", "network", json!("dhcp,hostname=n7\n192.0.2.9")),
+        ("network-link-and-bond", "network", json!("dhcp,link=eth0,bond=802.3ad:eth0+eth1")),
+        ("network-mtu-too-small", "network", json!("dhcp,mtu=575")),
+        ("network-too-long", "network", json!(format!("dhcp,search={}", "a".repeat(1024)))),
         ("network-unknown", "network", json!("static")),
+        ("network-vlan-4095", "network", json!("dhcp,vlan=4095")),
         ("proxy-https", "proxy", json!("https://proxy.example.org")),
         ("server-ftp", "servers", json!(["ftp://boot.example.org"])),
         ("server-with-user", "servers", json!(["http://boot.example.org@192.0.2.9/"])),

@@ -14,6 +14,7 @@ pub fn all() -> Files {
     let parts = [keys(), lists(), configs(), identities(), archives()];
     let mut files: Files = parts.into_iter().flatten().collect();
     files.push(("cmdline/demo.txt".to_owned(), CMDLINE.to_vec()));
+    files.push(("cmdline/network.txt".to_owned(), CMDLINE_NETWORK.to_vec()));
     files.push(("site/latest".to_owned(), b"1795161600\n".to_vec()));
     files
 }
@@ -21,6 +22,10 @@ pub fn all() -> Files {
 const CMDLINE: &[u8] = b"BOOT_IMAGE=/kernel console=ttyS0,115200 quiet zstrap.log=debug zstrap.bundle=demo \
     zstrap.farmer_id=farm-7 zstrap.farming-pool-id=pool-1 zstrap.tries=3 zstrap.reboot_after=0 \
     note=\"two words\" \"whole word=in quotes\" -- zstrap.log=quiet\n";
+
+/// What a boot loader and an operator say about the network.
+const CMDLINE_NETWORK: &[u8] = b"console=ttyS0,115200 BOOTIF=01-52-54-00-12-34-56 zstrap.link=eth1 \
+    zstrap.net=addr=192.0.2.7/24,gw=192.0.2.1,dns=192.0.2.53\n";
 
 fn keys() -> Files {
     let mut files = Files::new();
@@ -104,13 +109,17 @@ fn identities() -> Files {
         identity.to_json().into_bytes()
     };
     let (minimal, full) = (canonical(config::identity()), canonical(config::full_identity()));
-    vec![
+    let mut files = vec![
         ("slot/minimal.slot".to_owned(), slot::write(&minimal).expect("it fits")),
         ("slot/full.slot".to_owned(), slot::write(&full).expect("it fits")),
         ("identity/terse.json".to_owned(), config::identity().into_bytes()),
         ("identity/minimal.json".to_owned(), minimal),
         ("identity/full.json".to_owned(), full),
-    ]
+    ];
+    for (name, text) in config::identities_with_network() {
+        files.push((format!("identity/{name}.json"), canonical(text)));
+    }
+    files
 }
 
 /// What stands in front of an initramfs, and a small one behind it.

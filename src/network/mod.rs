@@ -1,0 +1,426 @@
+//! Third stage: a link through which one of our servers answers.
+//!
+//! In: the links of the machine, the network settings and the servers of the identity. Out: [`Online`]. All links
+//! are tried at once; each that learns how to be used becomes a candidate, and the first through which a server
+//! answers is used. A lease alone is no success: a link that leads nowhere is left again.
+
+mod plan;
+mod search;
+
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use zstrap_formats::cmdline::Cmdline;
+use zstrap_formats::identity::Identity;
+use zstrap_formats::network::{Network, NetworkError};
+use zstrap_formats::url::{Scheme, Url};
+use zstrap_wire::dhcp4::Lease;
+
+use self::plan::Plan;
+use self::search::{Candidate, Search};
+use crate::clock::Clock;
+use crate::early::Machine;
+use crate::fail::Refusal;
+use crate::http::ServerError;
+use crate::media;
+use crate::net::apply;
+use crate::net::links::Link;
+use crate::net::netlink;
+use crate::net::settings::{Autoconfigured, Settings, addresses_text, gateway_text};
+use crate::servers::Servers;
+use crate::sys::System;
+
+/// How long each attempt may take until it ends; the last holds for all that follow. A switch port may forward
+/// nothing for its first minute.
+const DEADLINES: [Duration; 3] =
+    [Duration::from_secs(90), Duration::from_secs(120), Duration::from_secs(180)];
+
+/// Where programs of the bundle find the name servers.
+pub const RESOLV_CONF: &str = "/run/zstrap/resolv.conf";
+/// Names that need no server.
+pub const HOSTS: &str = "/run/zstrap/hosts";
+
+/// A network with a server that answered through it. Made here only.
+pub struct Online {
+    servers: Servers,
+    connection: Connection,
+}
+
+/// How the node is connected, for facts and for whoever keeps the network up after handoff.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The link; none when the server is a boot medium.
+    pub via: Option<Via>,
+    /// The server that answered.
+    pub server: String,
+    /// Our name.
+    pub hostname: String,
+}
+
+/// A link in use.
+#[derive(Clone, Debug)]
+pub struct Via {
+    /// The link.
+    pub link: Link,
+    /// What it was given. Addresses that the kernel made itself are not here.
+    pub settings: Settings,
+    /// The lease, if the settings come from one.
+    pub lease: Option<Lease>,
+    /// When the lease was obtained, since the kernel started.
+    pub obtained: Duration,
+    /// What the kernel made of a router's advertisement, if there was one.
+    pub made: Option<Autoconfigured>,
+    /// The network settings in effect.
+    pub network: Network,
+}
+
+impl Online {
+    /// The servers, the one that answered first.
+    #[must_use]
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// How we got to them.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// A network that is only pretended.
+    #[cfg(test)]
+    pub fn pretended(servers: Servers, connection: Connection) -> Self {
+        Self { servers, connection }
+    }
+}
+
+/// Why the node is not online.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Settings on the kernel command line that cannot be followed.
+    #[error("zstrap.net= of the kernel command line")]
+    Settings(#[from] NetworkError),
+    /// No Ethernet link at all, or none that the settings allow.
+    #[error("no network link to use found within {}s{}{others}", .waited.as_secs(), if .others.is_empty() { "" } else { ", only " })]
+    NoLink {
+        /// How long was waited.
+        waited: Duration,
+        /// Names of links that may not be used.
+        others: String,
+    },
+    /// Links, but none with a carrier.
+    #[error("no carrier on {links} within {}s", .waited.as_secs())]
+    NoCarrier {
+        /// Names of the links.
+        links: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Carriers, but neither a DHCP server nor a router.
+    #[error("no DHCP lease and no router on {links} within {}s", .waited.as_secs())]
+    NoLease {
+        /// Names of the links with a carrier.
+        links: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Networks, but no server behind them.
+    #[error("no server answered: {0}")]
+    NoServer(String),
+    /// The identity names what this version cannot speak to.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The kernel refused.
+    #[error("{what}")]
+    System {
+        /// Which operation.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Refusal for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Settings(_) => "bad-network",
+            Self::NoLink { .. } => "no-link",
+            Self::NoCarrier { .. } => "no-carrier",
+            Self::NoLease { .. } => "no-lease",
+            Self::NoServer(_) => "no-server",
+            Self::Server(_) => "unsupported",
+            Self::System { .. } => "io",
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Settings(_) => "correct zstrap.net= on the kernel command line: docs/network.md",
+            Self::NoLink { others, .. } if !others.is_empty() => {
+                "correct the link in the network settings; the names of all links stand above"
+            }
+            Self::NoLink { .. } => {
+                "check that the kernel has a driver for this network card (zstrap.log=debug)"
+            }
+            Self::NoCarrier { .. } => "check the cable and the switch port",
+            Self::NoLease { .. } => "check that a DHCP server or an IPv6 router serves this network",
+            Self::NoServer(_) => "check that a server of the image runs and can be reached from this network",
+            Self::Server(_) => "make the image with a server that this version can speak to",
+            Self::System { .. } => "report this line; it is a defect of the init or the kernel",
+        }
+        .to_owned()
+    }
+}
+
+/// Brings the network up until a server answers. Boot media among the servers need no network: they are asked before
+/// it when they come first, and after it when nothing else was to be had.
+///
+/// # Errors
+/// [`Error`] after a deadline, saying how far it came.
+pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity) -> Result<Online, Error> {
+    let started = Instant::now();
+    loopback_up();
+    // An earlier attempt came this far: its address and route must not shadow those of another link.
+    if let Some((link, settings)) = machine.connected.take() {
+        leave(&link, &settings, "new-attempt");
+    }
+    let media_come_first = identity.servers.first().is_some_and(|url| url.scheme() == Scheme::File);
+    if media_come_first && let Some(online) = on_media(system, machine, identity, started) {
+        return Ok(online);
+    }
+    match search(system, machine, identity, started) {
+        Err(error) if !media_come_first => on_media(system, machine, identity, started).ok_or(error),
+        result => result,
+    }
+}
+
+/// A site on boot media, if the identity names any.
+fn on_media(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    started: Instant,
+) -> Option<Online> {
+    let servers = Servers::on_media(identity, &machine.servers)?;
+    let modules = &mut machine.modules;
+    media::load_modules(modules);
+    // Sticks and their drivers show up one after the other.
+    let server = servers.first_answer_while(identity, &mut || {
+        modules.load_for_hardware();
+    });
+    let server = server.ok()?;
+    let hostname = identity.network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
+    if let Err(error) = name_machine(system, &hostname, &Settings::default(), "") {
+        log::warn!(target: "network", "without a name: {error}");
+    }
+    log::info!(target: "network", "online server={server} link=none after={:.3}s", started.elapsed().as_secs_f64());
+    Some(Online { servers, connection: Connection { via: None, server, hostname } })
+}
+
+/// Looks for a link through which a server answers.
+fn search(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    started: Instant,
+) -> Result<Online, Error> {
+    let network = network_in_effect(&machine.cmdline, identity)?;
+    let deadline = DEADLINES[machine.network_attempts.min(DEADLINES.len() - 1)];
+    machine.network_attempts += 1;
+    let plan = Plan::new(network, &machine.cmdline);
+    let mut search = Search::begin(&mut machine.modules, &plan, wants_v6(identity), deadline)?;
+    let mut refusals = Vec::new();
+    while let Some(candidate) = search.next_candidate()? {
+        let attempt = Attempt { system, identity, network: plan.network(), candidate: &candidate, started };
+        let servers = Servers::new(identity, &machine.servers)?;
+        match attempt.run(servers, &mut machine.clock) {
+            Ok(online) if !search.is_contested(&candidate) => {
+                log_online(&online, &candidate.link, started);
+                machine.connected = Some((candidate.link, candidate.settings));
+                return Ok(online);
+            }
+            // The declined address is followed by another lease of the same link.
+            Ok(_) => leave(&candidate.link, &candidate.settings, "address-in-use"),
+            Err(mut reasons) => {
+                refusals.append(&mut reasons);
+                leave(&candidate.link, &candidate.settings, "no-server");
+                search.refused(&candidate.link);
+            }
+        }
+    }
+    refusals.dedup();
+    if refusals.is_empty() { Err(search.why_not()) } else { Err(Error::NoServer(refusals.join("; "))) }
+}
+
+/// The settings of the kernel command line, which is what a person at the machine can reach; else the identity's.
+fn network_in_effect(cmdline: &Cmdline, identity: &Identity) -> Result<Network, Error> {
+    match cmdline.value("zstrap.net") {
+        Some(text) => Ok(text.parse()?),
+        None => Ok(identity.network.clone()),
+    }
+}
+
+/// What has to be reached: the proxy if there is one, else the servers that are not boot media.
+fn hosts_to_reach(identity: &Identity) -> Vec<&Url> {
+    match &identity.proxy {
+        Some(proxy) => vec![proxy],
+        None => identity.servers.iter().filter(|url| url.scheme() != Scheme::File).collect(),
+    }
+}
+
+/// Whether a host could be reached over IPv6: by address, or by a name that may have one.
+fn wants_v6(identity: &Identity) -> bool {
+    hosts_to_reach(identity).iter().any(|url| url.host().parse::<std::net::Ipv4Addr>().is_err())
+}
+
+/// Whether no host can be reached without a name server.
+fn needs_dns(identity: &Identity) -> bool {
+    let hosts = hosts_to_reach(identity);
+    !hosts.is_empty() && hosts.iter().all(|url| url.host().parse::<IpAddr>().is_err())
+}
+
+/// A candidate that is put to use to look for a server through it.
+struct Attempt<'a> {
+    system: &'a dyn System,
+    identity: &'a Identity,
+    network: &'a Network,
+    candidate: &'a Candidate,
+    started: Instant,
+}
+
+impl Attempt<'_> {
+    /// The node online, or the reasons when no server answers. What is wrong with one candidate must not keep the
+    /// node from the next.
+    fn run(&self, servers: Servers, clock: &mut Clock) -> Result<Online, Vec<String>> {
+        let Candidate { link, settings, .. } = self.candidate;
+        let hostname = match self.configure() {
+            Ok(hostname) => hostname,
+            Err(error) => {
+                log::warn!(target: "network", "not usable link={} {error}", link.name);
+                return Err(vec![format!("{}: {error}", link.name)]);
+            }
+        };
+        if settings.dns.is_empty() && needs_dns(self.identity) {
+            return Err(vec![format!("{}: no name server, and servers are known by name only", link.name)]);
+        }
+        clock.settle(&settings.ntp, &self.identity.servers, self.identity);
+        let answer = match servers.first_answer(self.identity) {
+            // No server is to blame for a certificate that a wrong clock refuses.
+            Err(nobody) if nobody.may_be_clock && clock.ask_once(self.identity) => {
+                servers.first_answer(self.identity)
+            }
+            answer => answer,
+        };
+        let server = answer.map_err(|nobody| nobody.reasons)?;
+        Ok(Online { servers, connection: Connection { via: Some(self.via()), server, hostname } })
+    }
+
+    fn via(&self) -> Via {
+        let Candidate { link, settings, lease, obtained, made } = self.candidate.clone();
+        Via { link, settings, lease, obtained, made, network: self.network.clone() }
+    }
+
+    /// Gives the link its settings, and the machine its name and name servers.
+    fn configure(&self) -> io::Result<String> {
+        let Candidate { link, settings, .. } = self.candidate;
+        apply::put(link.index, settings)?;
+        // 64 bytes is what the kernel takes.
+        let given = settings.hostname.clone().filter(|name| name.len() <= 64);
+        let hostname = given.unwrap_or_else(|| own_name(Some(link)));
+        name_machine(self.system, &hostname, settings, &link.name)?;
+        self.log_settings();
+        Ok(hostname)
+    }
+
+    fn log_settings(&self) {
+        let Candidate { link, settings, lease, made, .. } = self.candidate;
+        let how = match (lease, made) {
+            (Some(_), _) => "lease",
+            (None, Some(_)) => "auto6",
+            (None, None) => "static",
+        };
+        let (name, after) = (&link.name, self.started.elapsed().as_secs_f64());
+        let addresses = addresses_text(settings, made.as_ref());
+        let address = addresses.split(' ').next().unwrap_or_default();
+        let gateway = gateway_text(settings, made.as_ref());
+        let gateway = if gateway.is_empty() { "none" } else { &gateway };
+        log::info!(target: "network", "{how} addr={address} gw={gateway} link={name} after={after:.3}s");
+        if gateway == "none" {
+            log::warn!(target: "network", "{how} without gateway link={name}");
+        }
+        if settings.dns.is_empty() {
+            log::warn!(target: "network", "{how} without name server link={name}");
+        }
+    }
+}
+
+fn log_online(online: &Online, link: &Link, started: Instant) {
+    let (server, link) = (&online.connection.server, &link.name);
+    log::info!(target: "network", "online server={server} link={link} after={:.3}s", started.elapsed().as_secs_f64());
+}
+
+/// Programs of the bundle speak to each other on this machine; the kernel gives the address by itself.
+fn loopback_up() {
+    let result = Link::index_of("lo").ok_or(io::ErrorKind::NotFound.into()).and_then(netlink::link_up);
+    if let Err(error) = result {
+        log::warn!(target: "network", "link stays down link=lo error={error}");
+    }
+}
+
+/// Takes the settings back, so that the next link is not shadowed by them.
+fn leave(link: &Link, settings: &Settings, why: &str) {
+    log::warn!(target: "network", "left link={} why={why}", link.name);
+    apply::take_back(link.index, settings);
+}
+
+/// A name that no other machine has.
+fn own_name(link: Option<&Link>) -> String {
+    link.map_or_else(|| "zstrap".to_owned(), |link| format!("zstrap-{}", link.mac_text().replace(':', "")))
+}
+
+/// Names the machine, and writes what the resolvers of programs read.
+fn name_machine(system: &dyn System, hostname: &str, settings: &Settings, link: &str) -> io::Result<()> {
+    rustix::system::sethostname(hostname.as_bytes())?;
+    let (resolv_conf, hosts) = (apply::resolv_conf(settings, link), apply::hosts(hostname));
+    let files = [
+        ("/etc/resolv.conf", &resolv_conf),
+        (RESOLV_CONF, &resolv_conf),
+        ("/etc/hosts", &hosts),
+        (HOSTS, &hosts),
+    ];
+    for (path, text) in files {
+        let failed = |error| io::Error::other(format!("writing {path}: {error}"));
+        system.write_file(path, 0o644, text.as_bytes()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::fake;
+
+    fn identity(servers: &[&str]) -> Identity {
+        Identity { servers: servers.iter().map(|url| url.parse().unwrap()).collect(), ..fake::identity() }
+    }
+
+    #[test]
+    fn ipv6_and_dns_are_waited_for_where_they_are_of_use() {
+        let needs = |servers: &[&str]| (wants_v6(&identity(servers)), needs_dns(&identity(servers)));
+        assert_eq!(needs(&["http://192.0.2.1"]), (false, false));
+        assert_eq!(needs(&["http://[2001:db8::1]:8080"]), (true, false));
+        assert_eq!(needs(&["https://boot.example"]), (true, true));
+        assert_eq!(needs(&["https://boot.example", "http://192.0.2.1"]), (true, false));
+        assert_eq!(needs(&["file:///site"]), (false, false));
+    }
+
+    #[test]
+    fn the_kernel_command_line_wins() {
+        let network = |line: &str| network_in_effect(&Cmdline::parse(line.as_bytes()), &fake::identity());
+        assert_eq!(network("").unwrap(), Network::default());
+        assert_eq!(network("zstrap.net=dhcp,vlan=7").unwrap().vlan, Some(7));
+        assert_eq!(network("zstrap.net=dhpc").unwrap_err().reason(), "bad-network");
+    }
+}

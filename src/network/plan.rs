@@ -1,0 +1,223 @@
+//! Which links to use: all of them, one, a bond of some, a VLAN above any of these; and which to try first.
+//!
+//! In: the network settings and the hints of the kernel command line. Out: a [`Role`] for each link, and the links
+//! that have to be made. What cannot be made is said, and the search goes on without it.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use zstrap_formats::cmdline::Cmdline;
+use zstrap_formats::network::{Bond, BondMode, LinkName, Network, bootif};
+
+use crate::modules::Modules;
+use crate::net::links::Link;
+use crate::net::netlink;
+
+/// The bond that settings can ask for.
+const BOND: &str = "bond0";
+/// How long a bond waits for all its links to show up.
+const LEGS: Duration = Duration::from_secs(10);
+/// The longest name of a link (IFNAMSIZ without its NUL).
+const MAX_NAME: usize = 15;
+
+/// What a link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Nothing.
+    Ignored,
+    /// To find a server through it.
+    Used,
+    /// To be part of the bond.
+    Leg,
+    /// To carry the VLAN.
+    Below,
+}
+
+/// The links that settings ask for.
+#[derive(Debug)]
+pub struct Plan {
+    network: Network,
+    hint: Option<LinkName>,
+}
+
+impl Plan {
+    /// A plan from settings, with `zstrap.link=` or else `BOOTIF=` as hint. A hint that is none is no reason to
+    /// stay offline.
+    #[must_use]
+    pub fn new(network: Network, cmdline: &Cmdline) -> Self {
+        let asked = cmdline.value("zstrap.link").and_then(|text| match text.parse() {
+            Ok(name) => Some(name),
+            Err(error) => {
+                log::warn!(target: "network", "hint ignored zstrap.link={text}: {error}");
+                None
+            }
+        });
+        let hint = asked.or_else(|| bootif(cmdline.value("BOOTIF")?));
+        Self { network, hint }
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Whether there is a hint at another link than this.
+    #[must_use]
+    pub fn prefers_another(&self, link: &Link) -> bool {
+        self.hint.as_ref().is_some_and(|hint| !link.is(hint))
+    }
+
+    /// What this link is for.
+    #[must_use]
+    pub fn role(&self, link: &Link) -> Role {
+        if self.is_our_vlan(link) {
+            return Role::Used;
+        }
+        let above = if self.network.vlan.is_some() { Role::Below } else { Role::Used };
+        match (&self.network.bond, &self.network.link) {
+            (Some(_), _) if link.name == BOND => above,
+            // A link of a bond has taken the address of the bond, so its own no longer tells it.
+            (Some(bond), _) if link.has_master || bond.links.iter().any(|leg| link.is(leg)) => Role::Leg,
+            (Some(_), _) => Role::Ignored,
+            (None, Some(name)) if !link.is(name) => Role::Ignored,
+            (None, _) => above,
+        }
+    }
+
+    fn is_our_vlan(&self, link: &Link) -> bool {
+        self.network
+            .vlan
+            .is_some_and(|id| link.name.ends_with(&format!(".{id}")) || link.name == format!("vlan{id}"))
+    }
+
+    /// Makes the bond and the VLANs whose links are there and that are not made yet. Whether links were changed.
+    pub fn make_links(&self, links: &[Link], modules: &mut Modules, now: Duration) -> bool {
+        let mut changed = false;
+        if let Some(bond) = &self.network.bond {
+            let legs: Vec<&Link> = links.iter().filter(|link| self.role(link) == Role::Leg).collect();
+            if legs.len() >= bond.links.len() || (now >= LEGS && !legs.is_empty()) {
+                changed |= make_bond(bond, &legs, links, modules);
+            }
+        }
+        if let Some(id) = self.network.vlan {
+            for below in links.iter().filter(|link| self.role(link) == Role::Below) {
+                changed |= make_vlan(below, id, links, modules);
+            }
+        }
+        changed
+    }
+}
+
+fn make_bond(bond: &Bond, legs: &[&Link], links: &[Link], modules: &mut Modules) -> bool {
+    let loose: Vec<&&Link> = legs.iter().filter(|leg| !leg.has_master).collect();
+    if loose.is_empty() {
+        return false;
+    }
+    if !links.iter().any(|link| link.name == BOND) {
+        modules.load("bonding");
+        if let Err(error) = create_bond(bond.mode) {
+            log::warn!(target: "network", "bond not made link={BOND} error={error}");
+            return false;
+        }
+    }
+    let Some(index) = Link::index_of(BOND) else { return false };
+    for leg in loose {
+        match netlink::join(leg.index, index) {
+            Ok(()) => log::info!(target: "network", "bond link={BOND} leg={}", leg.name),
+            Err(error) => log::warn!(target: "network", "bond without leg={} error={error}", leg.name),
+        }
+    }
+    true
+}
+
+fn create_bond(mode: BondMode) -> io::Result<()> {
+    // The kernel's numbers: BOND_MODE_ACTIVEBACKUP, BOND_MODE_8023AD.
+    let mode = match mode {
+        BondMode::ActiveBackup => 1,
+        BondMode::Lacp => 4,
+    };
+    match netlink::create_bond(BOND, mode) {
+        // A kernel with the driver built in makes one by itself, in the wrong mode.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let folder = format!("/sys/class/net/{BOND}/bonding");
+            fs::write(format!("{folder}/mode"), mode.to_string())?;
+            fs::write(format!("{folder}/miimon"), "100")
+        }
+        result => result,
+    }
+}
+
+fn make_vlan(below: &Link, id: u16, links: &[Link], modules: &mut Modules) -> bool {
+    let name = vlan_name(below, id);
+    if links.iter().any(|link| link.name == name) {
+        return false;
+    }
+    modules.load("8021q");
+    match netlink::create_vlan(below.index, &name, id) {
+        Ok(()) => log::info!(target: "network", "vlan link={name} id={id} below={}", below.name),
+        Err(error) => {
+            log::warn!(target: "network", "vlan not made link={name} error={error}");
+            return false;
+        }
+    }
+    true
+}
+
+fn vlan_name(below: &Link, id: u16) -> String {
+    let name = format!("{}.{id}", below.name);
+    if name.len() <= MAX_NAME { name } else { format!("vlan{id}") }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn link(name: &str, last: u8) -> Link {
+        Link { name: name.to_owned(), index: u32::from(last), mac: [2, 0, 0, 0, 0, last], has_master: false }
+    }
+
+    fn plan(network: &str, cmdline: &str) -> Plan {
+        Plan::new(network.parse().unwrap(), &Cmdline::parse(cmdline.as_bytes()))
+    }
+
+    #[test]
+    fn all_links_are_used_unless_one_is_named() {
+        assert_eq!(plan("dhcp", "").role(&link("eth0", 1)), Role::Used);
+        let one = plan("dhcp,link=eth1", "");
+        assert_eq!([one.role(&link("eth0", 1)), one.role(&link("eth1", 2))], [Role::Ignored, Role::Used]);
+        assert_eq!(plan("dhcp,link=02:00:00:00:00:01", "").role(&link("x", 1)), Role::Used);
+    }
+
+    #[test]
+    fn a_vlan_is_used_and_the_link_below_is_not() {
+        let plan = plan("dhcp,vlan=10,link=eth0", "");
+        let roles =
+            [("eth0", 1), ("eth0.10", 1), ("eth1", 2), ("eth0.11", 1)].map(|(n, i)| plan.role(&link(n, i)));
+        assert_eq!(roles, [Role::Below, Role::Used, Role::Ignored, Role::Ignored]);
+        assert_eq!(vlan_name(&link("enp175s0f1np1x", 1), 4000), "vlan4000");
+    }
+
+    #[test]
+    fn links_of_a_bond_stay_its_links() {
+        let plan = plan("dhcp,bond=active-backup:02:00:00:00:00:01+eth1", "");
+        // Both have the address of the first by now.
+        let joined = Link { has_master: true, ..link("eth1", 1) };
+        let roles = [link("eth0", 1), joined, link("bond0", 1), link("eth2", 3)].map(|link| plan.role(&link));
+        assert_eq!(roles, [Role::Leg, Role::Leg, Role::Used, Role::Ignored]);
+        let above = Plan::new("dhcp,bond=802.3ad:eth0+eth1,vlan=7".parse().unwrap(), &Cmdline::default());
+        assert_eq!(above.role(&link("bond0", 1)), Role::Below);
+        assert_eq!(above.role(&link("bond0.7", 1)), Role::Used);
+    }
+
+    #[test]
+    fn a_hint_prefers_its_link() {
+        let asked = plan("dhcp", "BOOTIF=01-02-00-00-00-00-01 zstrap.link=eth1");
+        assert!(!asked.prefers_another(&link("eth1", 2)) && asked.prefers_another(&link("eth0", 1)));
+        let loader = plan("dhcp", "BOOTIF=01-02-00-00-00-00-01");
+        assert!(!loader.prefers_another(&link("eth0", 1)) && loader.prefers_another(&link("eth1", 2)));
+        assert!(!plan("dhcp", "").prefers_another(&link("eth1", 2)));
+    }
+}

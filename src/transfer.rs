@@ -1,0 +1,598 @@
+//! One file of the site as it comes, from as many servers and over as many connections as it takes.
+//!
+//! In: servers, a path and its length. Out: its bytes, that nobody has verified yet. A server that is dead, stalled or
+//! slow is left for the next, which goes on at the byte that was reached: what is fetched here is named by its hash,
+//! so all servers have the same. When bytes of several servers turn out to be wrong together, nobody knows who lied:
+//! each is asked for the whole alone. Failure: no server could give it.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use zstrap_formats::list::Entry;
+
+use crate::fail::{Chain, random};
+use crate::fetch::{Error, Shared};
+use crate::http::{self, Body, From, HttpError};
+use crate::retry::Retry;
+use crate::servers::{Best, Index, Servers, Why};
+
+/// Tries for one file at servers of which none is known to be good, before the whole attempt fails.
+pub const TRIES: Retry = Retry { first: Duration::from_millis(500), cap: Duration::from_secs(10), tries: 6 };
+/// Bytes a second below which a server is left, if there is a better one.
+const SLOW: u64 = 32 * 1024;
+/// How long a server may be that slow.
+const SLOW_FOR: Duration = Duration::from_secs(10);
+
+/// One file on its way. Reading it ends in an error that says nothing; [`Transfer::end`] then tells how to go on.
+pub struct Transfer<'a> {
+    shared: &'a Shared<'a>,
+    entry: &'a Entry,
+    path: String,
+    length: u64,
+    /// Bytes that were read.
+    have: u64,
+    open: Option<Open>,
+    end: Option<End>,
+    /// The server of the last bytes, and when it was asked for them.
+    last: Option<(Index, Duration)>,
+    /// Whose bytes were read.
+    givers: BTreeSet<Index>,
+    /// Which version of the file the last bytes were of, and whose word that is.
+    etag: Option<(Index, String)>,
+    /// Servers that cannot help with this file: they do not have it, or have lied.
+    useless: BTreeSet<Index>,
+    /// Servers that were left since the last pause.
+    left: BTreeSet<Index>,
+    /// The server for which another was left.
+    next: Option<Index>,
+    /// Bytes of several servers were wrong together: only this one is asked.
+    alone: Option<Index>,
+    tries: Tries,
+    best: Best<Error>,
+}
+
+/// A connection on which the file comes.
+struct Open {
+    server: Index,
+    reader: Box<dyn Read + Send>,
+    begun: Duration,
+    /// How much there was when it began.
+    before: u64,
+    pace: Pace,
+}
+
+/// How often it was tried in vain.
+#[derive(Default)]
+struct Tries {
+    done: u32,
+    /// How much there was at the last pause.
+    have: u64,
+}
+
+/// Why reading has ended before the end of the file.
+pub enum End {
+    /// The server sends the whole anew: what was read is thrown away, and reading begins again.
+    Anew,
+    /// The bytes cannot be right.
+    Wrong(Error),
+    /// No server can give the file.
+    Failed(Error),
+}
+
+/// Why a connection has ended before the end of the file.
+enum Broken {
+    /// Another try, or another server, may help.
+    Lost(Why, Error),
+    /// This server cannot help.
+    Useless(Why, Error),
+    /// As for the reader.
+    End(End),
+}
+
+impl Read for Transfer<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.next_bytes(buffer) {
+            Ok(read) => Ok(read),
+            Err(end) => {
+                self.end = Some(end);
+                Err(io::Error::other("the transfer has ended"))
+            }
+        }
+    }
+}
+
+impl<'a> Transfer<'a> {
+    /// The file `path` of the site, which the list knows as `entry`; nothing is asked yet.
+    pub fn new(shared: &'a Shared<'a>, entry: &'a Entry, path: String, length: u64) -> Self {
+        Self {
+            shared,
+            entry,
+            path,
+            length,
+            have: 0,
+            open: None,
+            end: None,
+            last: None,
+            givers: BTreeSet::new(),
+            etag: None,
+            useless: BTreeSet::new(),
+            left: BTreeSet::new(),
+            next: None,
+            alone: None,
+            tries: Tries::default(),
+            best: Best::default(),
+        }
+    }
+
+    /// Why the last read has failed; none when it did not.
+    pub fn end(&mut self) -> Option<End> {
+        self.end.take()
+    }
+
+    /// All bytes were right.
+    pub fn was_right(&self) {
+        if let Some((server, begun)) = self.last {
+            self.servers().succeeded(server, begun);
+        }
+    }
+
+    /// The bytes were wrong, which is `error`; reading begins again. Whoever gave them all has lied; if there were
+    /// several, each is asked alone.
+    pub fn was_wrong(&mut self, error: Error) {
+        self.close();
+        if let (Some(&giver), 1) = (self.givers.first(), self.givers.len()) {
+            self.servers().has_lied(giver);
+            self.useless.insert(giver);
+            self.log_refused(giver, Why::Lying, &error);
+        } else {
+            let (path, count, cause) = (self.entry.display_path(), self.givers.len(), Chain(&error));
+            log::warn!(target: "fetch", "wrong path={path} servers={count} next=each-alone why={cause}");
+            self.alone = self.candidates().first().copied();
+        }
+        self.best.add(Why::Lying, error);
+        self.begin_anew();
+        self.tries = Tries::default();
+    }
+
+    fn servers(&self) -> &'a Servers {
+        self.shared.servers
+    }
+
+    fn next_bytes(&mut self, buffer: &mut [u8]) -> Result<usize, End> {
+        loop {
+            if self.shared.stop.load(Ordering::Relaxed) {
+                return Err(End::Failed(stopped(self.entry)));
+            }
+            let server = match &self.open {
+                Some(open) => open.server,
+                None if self.have == self.length => return Ok(0),
+                None => self.choose()?,
+            };
+            let has_begun_anew = match self.open {
+                Some(_) => Ok(false),
+                None => self.connect(server),
+            };
+            let read = match has_begun_anew {
+                Ok(true) => return Err(End::Anew),
+                Ok(false) => self.next_bytes_of_connection(server, buffer),
+                Err(broken) => Err(broken),
+            };
+            match read {
+                Ok(read) => return Ok(read),
+                Err(broken) => self.broken(server, broken)?,
+            }
+        }
+    }
+
+    /// Servers that may help with this file, the best first.
+    fn candidates(&self) -> Vec<Index> {
+        let mut candidates = self.servers().usable();
+        candidates.retain(|server| !self.useless.contains(server));
+        candidates
+    }
+
+    fn choose(&mut self) -> Result<Index, End> {
+        let candidates = self.candidates();
+        let Some(&best) = candidates.first() else { return Err(self.failed()) };
+        let Some(alone) = self.alone else {
+            return Ok(self.next.take().filter(|next| candidates.contains(next)).unwrap_or(best));
+        };
+        // Another file may have shown meanwhile that it lies.
+        if candidates.contains(&alone) {
+            return Ok(alone);
+        }
+        self.alone = Some(best);
+        if self.have == 0 {
+            return Ok(best);
+        }
+        self.begin_anew();
+        Err(End::Anew)
+    }
+
+    fn failed(&mut self) -> End {
+        End::Failed(std::mem::take(&mut self.best).into_inner().unwrap_or_else(|| stopped(self.entry)))
+    }
+
+    /// Asks for what is missing. Whether the server sends the whole anew is the answer.
+    fn connect(&mut self, server: Index) -> Result<bool, Broken> {
+        let begun = self.servers().time().now();
+        let mut body = self.ask(server)?;
+        let whole = body.length.and_then(|length| length.checked_add(body.offset));
+        if let Some(found) = whole.filter(|length| *length != self.length) {
+            return Err(Broken::Useless(Why::Lying, self.wrong_length(found.to_string())));
+        }
+        // Perhaps because the file has changed.
+        let is_anew = body.offset != self.have;
+        if is_anew {
+            self.begin_anew();
+        }
+        self.etag = body.etag.take().map(|etag| (server, etag));
+        let pace = Pace::begin(self.servers(), server);
+        self.last = Some((server, begun));
+        self.open = Some(Open { server, reader: body.reader, begun, before: self.have, pace });
+        Ok(is_anew)
+    }
+
+    fn ask(&self, server: Index) -> Result<Body, Broken> {
+        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        // An entity tag is the word of one server; another may call the same bytes otherwise.
+        let own = self.etag.as_ref().filter(|(giver, _)| *giver == server);
+        let from = From { offset: self.have, etag: own.map(|(_, etag)| etag.clone()) };
+        self.servers().source(server).open(&self.path, &from, self.length).map_err(|source| {
+            let may_pass = match &source {
+                HttpError::Transport { .. } | HttpError::Certificate { .. } | HttpError::Range { .. } => true,
+                HttpError::Status { status, .. } => *status >= 500 || *status == 429,
+                HttpError::NotFound { .. } | HttpError::TooLarge { .. } => false,
+            };
+            let (why, error) = (Why::of(&source), Error::Get { path: self.entry.display_path(), source });
+            if may_pass { Broken::Lost(why, error) } else { Broken::Useless(why, error) }
+        })
+    }
+
+    fn next_bytes_of_connection(&mut self, server: Index, buffer: &mut [u8]) -> Result<usize, Broken> {
+        let left = self.length - self.have;
+        let mut one_more = [0];
+        // At the end one more byte is asked for: its absence ends the file, and lets the connection be used again.
+        let buffer = match usize::try_from(left) {
+            Ok(0) => &mut one_more[..],
+            Ok(left) if left < buffer.len() => &mut buffer[..left],
+            _ => buffer,
+        };
+        let open = self.open.as_mut().expect("bytes are asked for only while a connection is open");
+        let read = loop {
+            match open.reader.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match (read, left) {
+            // All bytes are there, whatever the connection says at its end: the hashes decide.
+            (Ok(0) | Err(_), 0) => {
+                self.close();
+                Ok(0)
+            }
+            (Ok(_), 0) => {
+                Err(Broken::End(End::Wrong(self.wrong_length(format!("more than {}", self.length)))))
+            }
+            (Ok(0), _) => Err(Broken::Lost(Why::Cut, self.wrong_length(self.have.to_string()))),
+            (Err(error), _) => {
+                let why = if http::is_timeout(&error) { Why::Stalled } else { Why::Cut };
+                Err(Broken::Lost(why, self.read_error(error)))
+            }
+            (Ok(read), _) => {
+                self.givers.insert(server);
+                self.have += read as u64;
+                self.servers().gave(server, read as u64);
+                self.leave_if_slow(server);
+                Ok(read)
+            }
+        }
+    }
+
+    fn close(&mut self) -> u64 {
+        let Some(open) = self.open.take() else { return 0 };
+        let (brought, now) = (self.have.saturating_sub(open.before), self.servers().time().now());
+        self.servers().brought(open.server, brought, now.saturating_sub(open.begun));
+        brought
+    }
+
+    /// Leaves a server that has been slow for a while, if there is a better one.
+    fn leave_if_slow(&mut self, server: Index) {
+        let servers = self.servers();
+        let Some(rate) = self.open.as_mut().and_then(|open| open.pace.too_slow(servers, server)) else {
+            return;
+        };
+        let is_better = |other: &Index| *other != server && servers.is_likely_faster(*other, rate);
+        let better = self.candidates().into_iter().find(is_better);
+        let Some(better) = better.filter(|_| self.alone.is_none() && self.have < self.length) else { return };
+        self.close();
+        servers.was_slow(server, rate);
+        self.left.insert(server);
+        self.next = Some(better);
+        self.log_interrupted(Duration::ZERO, &format!("only {rate} bytes a second"));
+        servers.log_left(server, Why::Slow, better);
+    }
+
+    fn broken(&mut self, server: Index, broken: Broken) -> Result<(), End> {
+        let has_brought = self.close() > 0;
+        match broken {
+            Broken::Lost(why, error) => self.lost(server, why, error, has_brought),
+            Broken::Useless(why, error) => {
+                self.give_up(server, why, error);
+                Ok(())
+            }
+            Broken::End(end) => Err(end),
+        }
+    }
+
+    /// A server did not give all. A good one that was not asked since the last pause goes on at once; else there
+    /// is a pause.
+    fn lost(&mut self, server: Index, why: Why, error: Error, has_brought: bool) -> Result<(), End> {
+        self.servers().failed(server, has_brought);
+        self.left.insert(server);
+        let cause = Chain(&error).to_string();
+        self.best.add(why, error);
+        self.next = self.healthy_next();
+        if let Some(next) = self.next {
+            self.log_interrupted(Duration::ZERO, &cause);
+            self.servers().log_left(server, why, next);
+            return Ok(());
+        }
+        self.pause(server, &cause)
+    }
+
+    fn healthy_next(&self) -> Option<Index> {
+        let is_good = |server: &Index| !self.left.contains(server) && self.servers().is_healthy(*server);
+        if self.alone.is_some() { None } else { self.candidates().into_iter().find(is_good) }
+    }
+
+    /// Waits before any server is asked again.
+    fn pause(&mut self, server: Index, cause: &str) -> Result<(), End> {
+        // A line that breaks again and again still brings a file that grows.
+        let done = if self.have > self.tries.have { 1 } else { self.tries.done + 1 };
+        self.tries = Tries { done, have: self.have };
+        self.left.clear();
+        if let Some(pause) = TRIES.pause_after(done, random()) {
+            self.log_interrupted(pause, cause);
+            self.servers().time().pause(pause);
+            return Ok(());
+        }
+        if self.alone.is_none() {
+            return Err(self.failed());
+        }
+        // Who was tried alone in vain is of no use; the next one may be.
+        self.useless.insert(server);
+        self.tries = Tries::default();
+        Ok(())
+    }
+
+    fn log_interrupted(&self, pause: Duration, why: &str) {
+        let (path, have, pause) = (self.entry.display_path(), self.have, pause.as_secs_f64());
+        log::warn!(target: "fetch", "interrupted path={path} have={have} pause={pause:.1}s why={why}");
+    }
+
+    /// A server cannot give this file: what others gave is kept.
+    fn give_up(&mut self, server: Index, why: Why, error: Error) {
+        if why == Why::Lying {
+            self.servers().has_lied(server);
+        } else {
+            self.servers().failed(server, false);
+        }
+        self.useless.insert(server);
+        self.log_refused(server, why, &error);
+        self.best.add(why, error);
+    }
+
+    fn log_refused(&self, server: Index, why: Why, error: &Error) {
+        let Some(&next) = self.candidates().first() else { return };
+        let name = self.servers().name(server);
+        log::warn!(target: "servers", "no good answer server={name} {}", Chain(error));
+        self.servers().log_left(server, why, next);
+    }
+
+    fn begin_anew(&mut self) {
+        self.have = 0;
+        self.givers.clear();
+        self.etag = None;
+    }
+
+    fn read_error(&self, source: io::Error) -> Error {
+        Error::Read { path: self.entry.display_path(), source }
+    }
+
+    fn wrong_length(&self, found: String) -> Error {
+        Error::Length { path: self.entry.display_path(), found, expected: self.length }
+    }
+}
+
+/// What a file that was stopped because of another one failed of.
+fn stopped(entry: &Entry) -> Error {
+    let source = io::Error::other("stopped because another file failed");
+    Error::Read { path: entry.display_path(), source }
+}
+
+/// How fast a server is, over all connections to it.
+struct Pace {
+    since: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn begin(servers: &Servers, server: Index) -> Self {
+        Self { since: servers.time().now(), bytes: servers.bytes_of(server) }
+    }
+
+    /// Bytes a second, when a window has ended in which they were too few.
+    fn too_slow(&mut self, servers: &Servers, server: Index) -> Option<u64> {
+        let time = servers.time().now().saturating_sub(self.since);
+        if time < SLOW_FOR {
+            return None;
+        }
+        let bytes = servers.bytes_of(server).saturating_sub(self.bytes);
+        *self = Self::begin(servers, server);
+        let rate = (bytes as f64 / time.as_secs_f64()) as u64;
+        (rate < SLOW).then_some(rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fail::Refusal as _;
+    use crate::sys::fake::{self, Fault, Site};
+
+    /// Fetches one file from servers with these faults: the reason of a refusal, and which bytes each was asked for.
+    fn fetch(faults: &[Fault]) -> (Option<&'static str>, Vec<Site>) {
+        let mut sites: Vec<Site> = faults
+            .iter()
+            .zip("abcdef".chars())
+            .map(|(fault, name)| fake::mirror(&name.to_string(), *fault))
+            .collect();
+        let time = sites[0].time.clone();
+        sites.iter_mut().for_each(|site| site.time = time.clone());
+        let (result, root) = fake::fetch_from(&sites.iter().collect::<Vec<_>>());
+        match result {
+            Ok(_) => assert!(root.file(b"file") == Some(fake::data()), "{faults:?}: other bytes"),
+            Err(_) => assert_eq!(root.file(b"file"), None, "{faults:?}"),
+        }
+        (result.err().map(|error| error.reason()), sites)
+    }
+
+    /// What each server was asked for, when the file came without a pause.
+    fn offsets(faults: &[Fault]) -> Vec<Vec<u64>> {
+        let (reason, sites) = fetch(faults);
+        assert_eq!(reason, None, "{faults:?}");
+        assert_eq!(sites[0].time.pauses(), [Duration::ZERO; 0], "{faults:?}");
+        sites.iter().map(Site::offsets).collect()
+    }
+
+    #[test]
+    fn a_cut_file_is_resumed_where_it_stopped() {
+        let (reason, sites) = fetch(&[Fault::CutOnce]);
+        assert_eq!((reason, sites[0].offsets()), (None, vec![0, 150_000]));
+        assert_eq!(sites[0].time.pauses().len(), 1);
+    }
+
+    #[test]
+    fn a_server_that_ignores_ranges_is_read_from_the_start() {
+        let (reason, sites) = fetch(&[Fault::CutOnceNoRanges]);
+        assert_eq!((reason, sites[0].offsets()), (None, vec![0, 150_000]));
+    }
+
+    #[test]
+    fn a_dead_server_is_left_without_a_pause() {
+        assert_eq!(offsets(&[Fault::Dead, Fault::None]), [vec![0], vec![0]]);
+        assert_eq!(offsets(&[Fault::Busy, Fault::Dead, Fault::None]), [vec![0], vec![0], vec![0]]);
+    }
+
+    #[test]
+    fn a_file_goes_on_at_the_next_server_where_it_stalled() {
+        assert_eq!(offsets(&[Fault::Stalled, Fault::None]), [vec![0], vec![150_000]]);
+        assert_eq!(offsets(&[Fault::CutOnce, Fault::None]), [vec![0], vec![150_000]]);
+        assert_eq!(
+            offsets(&[Fault::Stalled, Fault::Stalled, Fault::None]),
+            [vec![0], vec![150_000], vec![225_000]]
+        );
+    }
+
+    #[test]
+    fn an_entity_tag_is_shown_only_to_the_server_that_gave_it() {
+        let mut a = fake::mirror("a", Fault::Stalled);
+        let mut b = fake::mirror("b", Fault::Stalled);
+        (a.etag, b.etag) = (Some("\"a\"".to_owned()), Some("\"b\"".to_owned()));
+        b.time = a.time.clone();
+        let _ = fake::fetch_from(&[&a, &b]);
+        assert_eq!(b.asked()[0], From { offset: 150_000, etag: None });
+        for site in [&a, &b] {
+            assert!(
+                site.asked().iter().all(|from| from.etag.is_none() || from.etag == site.etag),
+                "{:?}",
+                site.asked()
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_without_the_file_is_left_for_the_next() {
+        assert_eq!(offsets(&[Fault::Missing, Fault::None]), [vec![0], vec![0]]);
+        let (reason, sites) = fetch(&[Fault::Missing, Fault::Missing]);
+        assert_eq!(reason, Some("not-found"));
+        assert_eq!(sites[0].time.pauses(), [Duration::ZERO; 0]);
+    }
+
+    #[test]
+    fn ranges_that_are_wrong_or_ignored_do_no_harm() {
+        assert_eq!(offsets(&[Fault::CutOnce, Fault::NoRanges]), [vec![0], vec![150_000]]);
+        assert_eq!(
+            offsets(&[Fault::CutOnce, Fault::WrongRange, Fault::None]),
+            [vec![0], vec![150_000], vec![150_000]]
+        );
+        // Nobody else is there, so the one that broke is asked again, after a pause.
+        let (reason, sites) = fetch(&[Fault::CutOnce, Fault::WrongRange]);
+        assert_eq!((reason, sites[0].offsets()), (None, vec![0, 150_000]));
+    }
+
+    #[test]
+    fn a_slow_server_is_left_for_a_healthy_one() {
+        let asked = offsets(&[Fault::Slow(10_000), Fault::None]);
+        assert_eq!(asked, [vec![0], vec![100_000]]);
+        // With nobody else there, slow is better than nothing.
+        assert_eq!(offsets(&[Fault::Slow(1000)]), [vec![0]]);
+        assert_eq!(offsets(&[Fault::Slow(40_000), Fault::None]), [vec![0], vec![]]);
+    }
+
+    #[test]
+    fn of_two_slow_servers_the_faster_is_kept() {
+        assert_eq!(offsets(&[Fault::Slow(2000), Fault::Slow(3000)]), [vec![0], vec![20_000]]);
+        assert_eq!(offsets(&[Fault::Slow(9000), Fault::Slow(300)]), [vec![0, 93_000], vec![90_000]]);
+    }
+
+    #[test]
+    fn a_server_that_lies_is_not_asked_again() {
+        assert_eq!(offsets(&[Fault::Flipped, Fault::None]), [vec![0], vec![0]]);
+        assert_eq!(offsets(&[Fault::Longer, Fault::None]), [vec![0], vec![0]]);
+        assert_eq!(offsets(&[Fault::Endless, Fault::None]), [vec![0], vec![0]]);
+    }
+
+    #[test]
+    fn when_bytes_of_several_are_wrong_each_is_asked_alone() {
+        // Whether the first or the second half was wrong cannot be seen.
+        assert_eq!(
+            offsets(&[Fault::CutOnce, Fault::FlippedEnd, Fault::None]),
+            [vec![0], vec![150_000, 0], vec![0]]
+        );
+        let (reason, sites) = fetch(&[Fault::CutOnce, Fault::FlippedEnd]);
+        assert_eq!((reason, sites[0].offsets()), (None, vec![0, 0]));
+    }
+
+    #[test]
+    fn a_file_that_all_servers_falsify_is_refused_as_that_of_one() {
+        let (reason, sites) = fetch(&[Fault::Flipped, Fault::Flipped, Fault::Flipped]);
+        assert_eq!(reason, Some("sha256"));
+        assert!(sites.iter().all(|site| site.offsets() == [0]));
+        let (reason, _) = fetch(&[Fault::FlippedEnd, Fault::Dead, Fault::Longer]);
+        assert_eq!(reason, Some("sha256"));
+        let (reason, sites) = fetch(&[Fault::CutOnce, Fault::FlippedEnd, Fault::Dead, Fault::Flipped]);
+        assert_eq!((reason, sites[0].offsets()), (None, vec![0, 0]));
+    }
+
+    #[test]
+    fn tries_are_counted_anew_when_the_file_grows() {
+        let (reason, sites) = fetch(&[Fault::CutAlways]);
+        assert_eq!(reason, None);
+        assert!(sites[0].offsets().len() > TRIES.tries as usize);
+        assert!(sites[0].time.pauses().iter().all(|pause| *pause <= TRIES.first));
+    }
+
+    #[test]
+    fn dead_servers_are_given_up_after_a_bounded_number_of_tries() {
+        for faults in [&[Fault::Dead][..], &[Fault::Dead, Fault::Dead, Fault::Busy]] {
+            let (reason, sites) = fetch(faults);
+            assert!(matches!(reason, Some("io" | "http-status")), "{faults:?}");
+            assert_eq!(sites[0].time.pauses().len(), TRIES.tries as usize - 1, "{faults:?}");
+        }
+    }
+}
