@@ -23,6 +23,8 @@ use zstrap_formats::time::{DAY, Timestamp};
 use zstrap_formats::url::{Scheme, Url};
 use zstrap_wire::sntp;
 
+use crate::http::BadCertificate;
+
 /// How long after its build an image believes the hardware clock.
 const WINDOW: u64 = 15 * 365 * DAY;
 /// How long all NTP servers together may take.
@@ -162,14 +164,8 @@ impl Clock {
         let (floor, believed) = (self.floor, if is_believed { "yes" } else { "no" });
         log::info!(target: "clock", "ok hardware={} floor={floor} until={until} believed={believed}", stamp(time));
         if stamp(time) > until {
-            match self.world.set(since_1970(floor)) {
-                Ok(()) => {
-                    log::warn!(target: "clock", "lowered from={} to={floor} why=after-window", stamp(time))
-                }
-                Err(error) => {
-                    log::warn!(target: "clock", "stays at {}, expected {floor}: {error}", stamp(time))
-                }
-            }
+            log::warn!(target: "clock", "lowered from={} to={floor} why=after-window", stamp(time));
+            set(&*self.world, since_1970(floor));
         }
     }
 
@@ -256,19 +252,11 @@ impl Clock {
             Verdict::Leave(why) => ("no", why),
         };
         self.say(word, Some(&told), taken, why);
-        match verdict {
-            Verdict::Leave(_) => return false,
-            Verdict::Agrees if self.may_take(source).is_err() => return false,
-            Verdict::Agrees => {}
-            Verdict::Take(_) => {
-                if let Err(error) = self.world.set(told.now()) {
-                    log::warn!(target: "clock", "stays at {}: {error}", stamp(self.world.time()));
-                    return false;
-                }
-            }
+        let is_set = matches!(verdict, Verdict::Take(_)) && set(&*self.world, told.now());
+        if is_set || (verdict == Verdict::Agrees && self.may_take(source).is_ok()) {
+            self.belief = source;
         }
-        self.belief = source;
-        matches!(verdict, Verdict::Take(_))
+        is_set
     }
 
     fn judge(&self, source: Belief, time: Duration) -> Verdict {
@@ -288,9 +276,9 @@ impl Clock {
     fn may_take(&self, source: Belief) -> Result<&'static str, &'static str> {
         match (source, self.belief) {
             (Belief::Https, _) => Ok("valid-chain"),
-            (_, Belief::Nobody | Belief::Ntp) => Ok("hardware-outside-window"),
             (_, Belief::Https) => Err("https-told-before"),
-            (_, Belief::Hardware) if self.setting == Setting::Network => Ok("setting"),
+            _ if self.setting == Setting::Network => Ok("setting"),
+            (_, Belief::Nobody | Belief::Ntp) => Ok("hardware-outside-window"),
             (_, Belief::Hardware) => Err("hardware-in-window"),
         }
     }
@@ -327,6 +315,9 @@ fn is_about_time(error: &(dyn Error + 'static)) -> bool {
         use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
         return matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. });
     }
+    if let Some(error) = error.downcast_ref::<BadCertificate>() {
+        return error.is_about_time();
+    }
     // The `source` of these two skips the very error that they wrap.
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return error.get_ref().is_some_and(|wrapped| is_about_time(wrapped));
@@ -343,10 +334,17 @@ fn raise(world: &dyn World, floor: Timestamp, why: &str) {
     if before >= floor {
         return;
     }
-    match world.set(since_1970(floor)) {
-        Ok(()) => log::warn!(target: "clock", "raised from={before} to={floor} why={why}"),
-        Err(error) => log::warn!(target: "clock", "stays at {before}, expected at least {floor}: {error}"),
+    log::warn!(target: "clock", "raised from={before} to={floor} why={why}");
+    set(world, since_1970(floor));
+}
+
+/// Sets the clock; whether the kernel would.
+fn set(world: &dyn World, time: Duration) -> bool {
+    let result = world.set(time);
+    if let Err(error) = &result {
+        log::warn!(target: "clock", "stays at {}, not {}: {error}", stamp(world.time()), stamp(time));
     }
+    result.is_ok()
 }
 
 /// As a time that can be written; beyond the year 9999, its last second.
@@ -701,6 +699,9 @@ mod tests {
             let direct = ureq::Error::Rustls(rustls::Error::InvalidCertificate(error.clone())).into_io();
             assert!(clock.blames(&direct), "{error:?}");
         }
+        let certificate = |source| HttpError::Certificate { url: String::new(), source };
+        assert!(clock.blames(&certificate(BadCertificate::Expired { until: early, now: late })));
+        assert!(!clock.blames(&certificate(BadCertificate::UnknownCa)));
         for error in [CertificateError::UnknownIssuer, CertificateError::NotValidForName] {
             assert!(!clock.blames(&tls(error)));
         }

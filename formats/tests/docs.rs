@@ -1,7 +1,7 @@
 //! Keeps the documents true: examples are the vectors they name, tables name the fields, defaults and limits that
 //! the code has, links and paths lead somewhere.
 //!
-//! In: `docs/formats.md`, `docs/threat-model.md`, `formats/vectors/`. A fenced block whose first line names
+//! In: `docs/formats.md`, `docs/network.md`, `docs/threat-model.md`, `formats/vectors/`. A fenced block whose first line names
 //! `vector=FILE` is that file; `lines=A..B` (from 1, both included) and `bytes=A..B` (from 0, a hex dump) show a part.
 
 #![allow(clippy::unwrap_used)]
@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use zstrap_formats::network::{LinkName, MAX_EACH, MAX_TEXT, METHODS, Network, SETTINGS, bootif};
 use zstrap_formats::{cmdline, config, list, signature, site, slot, url};
 
 fn root() -> PathBuf {
@@ -27,7 +28,8 @@ fn text(path: &str) -> String {
 }
 
 const FORMATS: &str = "docs/formats.md";
-const DOCUMENTS: [&str; 2] = [FORMATS, "docs/threat-model.md"];
+const NETWORK: &str = "docs/network.md";
+const DOCUMENTS: [&str; 3] = [FORMATS, NETWORK, "docs/threat-model.md"];
 
 /// The words after the language of a fenced block, and what stands in it.
 struct Block {
@@ -196,10 +198,77 @@ fn every_setting_of_the_example_line_is_documented_and_the_other_way_round() {
     let section = section(&text(FORMATS), "## Kernel command line");
     let rows = table(&section, "| setting | value | meaning |");
     let documented: BTreeSet<String> = rows.into_iter().map(|row| code(&row[0])).collect();
-    let line = cmdline::Cmdline::parse(&read("formats/vectors/v1/cmdline/demo.txt"));
-    let ours = line.parameters().iter().filter(|p| p.name.starts_with("zstrap."));
+    let line = |name| cmdline::Cmdline::parse(&read(&format!("formats/vectors/v1/cmdline/{name}.txt")));
+    let lines = [line("demo"), line("network")];
+    let all = lines.iter().flat_map(cmdline::Cmdline::parameters);
+    let ours = all.filter(|p| p.name.starts_with("zstrap.") || p.name == "BOOTIF");
     let shown: BTreeSet<String> = ours.map(|p| p.name.replace('-', "_")).collect();
     assert_eq!(documented, shown);
+}
+
+#[test]
+fn every_network_setting_has_a_row_with_an_example_that_uses_it() {
+    let rows = table(&section(&text(NETWORK), "## Settings"), "| setting | example | meaning | may repeat |");
+    let names: Vec<String> = rows.iter().map(|row| code(&row[0])).collect();
+    assert_eq!(names, [METHODS.as_slice(), &SETTINGS].concat(), "settings in {NETWORK} and in the code");
+    for row in rows {
+        let (name, example) = (code(&row[0]), code(&row[1]));
+        let network: Network =
+            example.parse().unwrap_or_else(|error| panic!("{NETWORK}: {example}: {error}"));
+        assert_eq!(network.to_string(), example, "the canonical text of an example of {NETWORK}");
+        let uses = |word: &str| word == name || word.starts_with(&format!("{name}="));
+        assert!(example.split(',').any(uses), "{NETWORK}: {example} does not use {name}");
+        // Another value than the one that is there, so that only the repeat can be wrong.
+        let again = match name.as_str() {
+            "addr" => "addr=198.51.100.7/24",
+            "gw" => "gw=192.0.2.2",
+            "dns" => "dns=192.0.2.54",
+            "search" => "search=example.net",
+            "ntp" => "ntp=192.0.2.124",
+            "route" => "route=203.0.113.0/24",
+            "link" => "link=eth1",
+            "bond" => "bond=802.3ad:eth2+eth3",
+            "vlan" => "vlan=11",
+            "mtu" => "mtu=1500",
+            "hostname" => "hostname=node8",
+            method => method,
+        };
+        let may_repeat = format!("{example},{again}").parse::<Network>().is_ok();
+        assert_eq!(may_repeat, row.get(3).is_some_and(|cell| cell == "yes"), "{NETWORK}: {name} may repeat");
+    }
+    let document = text(NETWORK).replace(',', "").replace('\n', " ");
+    assert!(
+        document.contains(&format!("At most {MAX_TEXT} bytes and {MAX_EACH} of each")),
+        "limits of {NETWORK}"
+    );
+}
+
+#[test]
+fn every_network_example_parses_and_every_refused_one_does_not() {
+    let document = text(NETWORK);
+    let parse = |text: &str| text.parse::<Network>().map_err(|error| format!("{NETWORK}: {text}: {error}"));
+    for row in table(&document, "| the machine room | setting |") {
+        parse(&code(&row[1])).unwrap();
+    }
+    let plain = |line: &&str| !line.starts_with(['[', ' ']) && !line.starts_with("kernel ");
+    for block in document.split("\n```text\n").skip(1).map(|rest| rest.split("\n```").next().unwrap()) {
+        for line in block.lines().filter(plain) {
+            parse(line.strip_prefix("zstrap.net=").unwrap_or(line)).unwrap();
+        }
+    }
+    for row in table(&document, "| refused | example |") {
+        assert!(parse(&code(&row[1])).is_err(), "{NETWORK}: {} is not refused", row[1]);
+    }
+}
+
+#[test]
+fn every_hint_at_a_link_parses() {
+    let rows = table(&section(&text(NETWORK), "## Hints"), "| on the kernel command line | does |");
+    for hint in rows.iter().flat_map(|row| row[0].split(", ")).map(code) {
+        let (name, value) = hint.split_once('=').unwrap();
+        let link = if name == "BOOTIF" { bootif(value) } else { value.parse::<LinkName>().ok() };
+        assert!(link.is_some(), "{NETWORK}: {hint}");
+    }
 }
 
 #[test]

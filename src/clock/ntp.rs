@@ -9,6 +9,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::rand::{GetRandomFlags, getrandom};
 use zstrap_wire::sntp::{self, Unusable};
 
 use super::Told;
@@ -122,12 +123,15 @@ fn socket_to(server: &SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// What only the server and those between can know.
+/// What only the server and those between can know. From the kernel, not from the TLS library: a second use of its
+/// whole provider would link the code that signs with private keys, which a node has no use for.
 fn nonce() -> io::Result<[u8; 8]> {
     let mut nonce = [0; 8];
-    let random = rustls::crypto::ring::default_provider().secure_random;
-    random.fill(&mut nonce).map_err(|_| io::Error::other("no random bits"))?;
-    Ok(nonce)
+    // So few bytes come at once (getrandom(2)).
+    match getrandom(&mut nonce, GetRandomFlags::empty())? {
+        8 => Ok(nonce),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 #[cfg(test)]

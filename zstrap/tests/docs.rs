@@ -14,8 +14,18 @@ use zstrap::cli::Cli;
 const ERRORS: &str = "docs/errors.md";
 const OPERATING: &str = "docs/operating.md";
 const INIT: &str = "docs/init.md";
-const DOCUMENTS: [&str; 8] =
-    ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", ERRORS, OPERATING, INIT, "docs/zinit.md"];
+const NETWORK: &str = "docs/network.md";
+const DOCUMENTS: [&str; 9] = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    ERRORS,
+    OPERATING,
+    INIT,
+    "docs/zinit.md",
+    NETWORK,
+];
 /// Sources of the init that are a stage of their own.
 const STAGES: [&str; 7] = ["identity", "network", "config", "list", "root", "fetch", "handoff"];
 
@@ -108,9 +118,12 @@ fn every_reason_of_the_init_is_explained_and_no_other() {
 
 #[test]
 fn reasons_are_explained_for_the_stage_that_gives_them() {
-    let documented = documented();
+    let (documented, sources) = (documented(), sources());
     for stage in STAGES {
-        for reason in reasons(&sources()[&format!("{stage}.rs")]) {
+        let own = |path: &str| path == format!("{stage}.rs") || path.starts_with(&format!("{stage}/"));
+        let own: Vec<&String> = sources.iter().filter(|(path, _)| own(path)).map(|(_, code)| code).collect();
+        assert!(!own.is_empty(), "the sources of {stage} were not found");
+        for reason in own.into_iter().flat_map(|code| reasons(code)) {
             assert!(documented[&reason].contains(stage), "{ERRORS}: {reason} is a reason of {stage}, too");
         }
     }
@@ -129,6 +142,36 @@ fn every_warning_that_is_explained_is_printed() {
             let said = said.split(['=', '…']).next().unwrap().split(" N ").next().unwrap().trim();
             assert!(all.contains(&format!("\"{stage}\"")) || stage.starts_with("fail"), "{ERRORS}: {line}");
             assert!(all.contains(said), "{ERRORS}: the init does not say {said:?}");
+        }
+    }
+}
+
+/// Of a line, the stage and what it says: from a block of a boot log, or between backticks.
+fn log_line(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('[').map_or(text, |rest| rest.split_once("] ").map_or("", |(_, line)| line));
+    let (stage, said) = text.split_once(": ")?;
+    let is_stage = !stage.is_empty() && stage.bytes().all(|b| b.is_ascii_lowercase());
+    (is_stage && said.contains('=')).then_some((stage, said))
+}
+
+#[test]
+fn every_log_line_about_the_network_has_words_that_the_init_says() {
+    let (all, document) = (sources().into_values().collect::<String>(), text(NETWORK));
+    let (mut prose, mut lines) = (String::new(), Vec::new());
+    for (i, part) in document.split("```").enumerate() {
+        if i % 2 == 0 { prose.push_str(part) } else { lines.extend(part.lines().filter_map(log_line)) }
+    }
+    lines.extend(prose.lines().flat_map(code).filter_map(log_line));
+    assert!(lines.len() > 20, "only {} log lines were found in {NETWORK}", lines.len());
+    for (stage, said) in lines {
+        assert!(all.contains(&format!("\"{stage}\"")), "{NETWORK}: no stage {stage}");
+        // Without the free text after a colon.
+        for word in said.split(": ").next().unwrap().split_whitespace().filter(|word| *word != "…") {
+            let name = word.split_inclusive('=').next().unwrap();
+            assert!(
+                all.contains(name) || name.bytes().all(|b| b.is_ascii_digit()),
+                "{NETWORK}: {name} in {said}"
+            );
         }
     }
 }
