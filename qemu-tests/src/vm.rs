@@ -127,7 +127,8 @@ impl VmBuilder {
     #[must_use]
     pub fn clock(self, time: Timestamp) -> Self {
         let time = time.to_string();
-        self.arguments(&["-rtc", &format!("base={}", time.trim_end_matches('Z'))])
+        // By the host's clock, QEMU 7.2 can't go further ahead than 2^31 seconds.
+        self.arguments(&["-rtc", &format!("base={},clock=vm", time.trim_end_matches('Z'))])
     }
 
     /// Adds arguments for QEMU as they are.
@@ -183,8 +184,9 @@ impl VmBuilder {
             .map(|path| format!("stream,server=off,addr.type=unix,addr.path={}", path.display()));
         for (number, network) in user.chain(wires).enumerate() {
             add("-netdev", format!("{network},id=net{number}"));
-            // Without its boot ROM the card costs the firmware no time.
-            add("-device", format!("virtio-net-pci,id=nic{number},netdev=net{number},romfile="));
+            // Without its boot ROM the card costs the firmware no time. A bond wants to know how fast it is.
+            let options = "romfile=,speed=1000,duplex=full";
+            add("-device", format!("virtio-net-pci,id=nic{number},netdev=net{number},{options}"));
         }
         arguments.extend(self.arguments.iter().cloned());
         arguments

@@ -279,8 +279,8 @@ fn boots_on_a_user_network_of_ipv6_only() -> Result<()> {
     let scene = Scene::at("network-ipv6-user", Place::user6())?;
     let network = ["-netdev", "user,id=net0,ipv4=off", "-device", "virtio-net-pci,netdev=net0,romfile="];
     let vm = expect_payload(scene.machine()?.nics(0).arguments(&network), BOUND)?;
-    vm.assert_line("] network: auto6 addr=fec0::*/64 gw=fe80::2 link=eth0 ")?;
-    vm.assert_line("payload: dns=nameserver fec0::3").map(drop)
+    // Whether it names a name server depends on what the host has.
+    vm.assert_line("] network: auto6 addr=fec0::*/64 gw=fe80::2 link=eth0 ").map(drop)
 }
 
 /// Addresses by router advertisements, the name server by stateless DHCPv6, and a server that is known by name.
