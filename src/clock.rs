@@ -23,6 +23,8 @@ use zstrap_formats::time::{DAY, Timestamp};
 use zstrap_formats::url::{Scheme, Url};
 use zstrap_wire::sntp;
 
+use crate::http::BadCertificate;
+
 /// How long after its build an image believes the hardware clock.
 const WINDOW: u64 = 15 * 365 * DAY;
 /// How long all NTP servers together may take.
@@ -312,6 +314,9 @@ fn is_about_time(error: &(dyn Error + 'static)) -> bool {
     if let Some(rustls::Error::InvalidCertificate(error)) = error.downcast_ref() {
         use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
         return matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. });
+    }
+    if let Some(error) = error.downcast_ref::<BadCertificate>() {
+        return error.is_about_time();
     }
     // The `source` of these two skips the very error that they wrap.
     if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -694,6 +699,9 @@ mod tests {
             let direct = ureq::Error::Rustls(rustls::Error::InvalidCertificate(error.clone())).into_io();
             assert!(clock.blames(&direct), "{error:?}");
         }
+        let certificate = |source| HttpError::Certificate { url: String::new(), source };
+        assert!(clock.blames(&certificate(BadCertificate::Expired { until: early, now: late })));
+        assert!(!clock.blames(&certificate(BadCertificate::UnknownCa)));
         for error in [CertificateError::UnknownIssuer, CertificateError::NotValidForName] {
             assert!(!clock.blames(&tls(error)));
         }

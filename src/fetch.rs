@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use zstrap_formats::digest::ContentDigest;
 use zstrap_formats::list::{Entry, EntryKind};
+use zstrap_formats::packed::{self, Packed};
 
 use crate::download::{Download, mismatch};
 use crate::fail::Refusal;
@@ -23,6 +24,8 @@ use crate::servers::Servers;
 use crate::sys::Meta;
 
 const CHUNK: usize = 128 * 1024;
+/// Bundles below this come soon enough as they are.
+const LEAST_PACKED: u64 = 256 * 1024;
 /// How often a long download says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -135,7 +138,9 @@ pub fn files(servers: &Servers, list: &VerifiedList, root: Root) -> Result<Fetch
     let blobs = blobs(entries);
     let progress =
         Progress { total: list.list().total_size(), done: AtomicU64::new(0), said: Mutex::new(started) };
-    let shared = Shared { servers, stop: AtomicBool::new(false), requests: AtomicU64::new(0), progress };
+    let packed = packed(servers, list);
+    let shared =
+        Shared { servers, packed, stop: AtomicBool::new(false), requests: AtomicU64::new(0), progress };
     let job =
         Job { root: &root, blobs: &blobs, next: AtomicUsize::new(0), shared, failure: Mutex::new(None) };
     thread::scope(|scope| {
@@ -150,10 +155,25 @@ pub fn files(servers: &Servers, list: &VerifiedList, root: Root) -> Result<Fetch
         return Err(error);
     }
     let files = entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File(_))).count();
-    let (bytes, after) = (list.list().total_size(), started.elapsed().as_secs_f64());
+    let (bytes, received) = (list.list().total_size(), servers.bytes());
+    let after = started.elapsed().as_secs_f64();
     servers.log_brought();
-    log::info!(target: "fetch", "done files={files} requests={requests} bytes={bytes} after={after:.3}s");
+    log::info!(
+        target: "fetch",
+        "done files={files} requests={requests} bytes={bytes} received={received} after={after:.3}s"
+    );
     Ok(Fetched { root })
+}
+
+/// Which blobs stand on the site compressed, too, by the word of its best server. Nobody has signed that: without a good
+/// answer, none do.
+fn packed(servers: &Servers, list: &VerifiedList) -> Packed {
+    if list.list().total_size() < LEAST_PACKED {
+        return Packed::default();
+    }
+    let limit = list.list().entries().len().saturating_mul(packed::LONGEST_LINE) as u64;
+    let text = servers.usable().first().map(|best| servers.source(*best).probe(list.packed(), limit));
+    text.and_then(|text| Packed::parse(&text.ok()?).ok()).unwrap_or_default()
 }
 
 fn meta(entry: &Entry) -> Meta {
@@ -210,6 +230,8 @@ struct Job<'a> {
 pub struct Shared<'a> {
     /// Where files come from.
     pub servers: &'a Servers,
+    /// Which blobs they have compressed, too.
+    pub packed: Packed,
     /// Set when one file has failed for good: the others need not go on.
     pub stop: AtomicBool,
     /// Requests so far.

@@ -126,8 +126,7 @@ impl HttpError {
     /// Whether a wrong clock of this machine could be the whole cause.
     #[must_use]
     pub fn may_be_clock(&self) -> bool {
-        use BadCertificate::{Expired, NotYetValid};
-        matches!(self, Self::Certificate { source: Expired { .. } | NotYetValid { .. }, .. })
+        matches!(self, Self::Certificate { source, .. } if source.is_about_time())
     }
 
     fn transport(url: String, error: ureq::Error) -> Self {
@@ -170,8 +169,20 @@ pub enum BadCertificate {
 }
 
 impl BadCertificate {
+    /// Whether it would hold at another time.
+    #[must_use]
+    pub fn is_about_time(&self) -> bool {
+        matches!(self, Self::Expired { .. } | Self::NotYetValid { .. })
+    }
+
     fn of(error: &io::Error) -> Option<Self> {
-        match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        let inner = error.get_ref()?;
+        let direct = inner.downcast_ref::<rustls::Error>();
+        let wrapped = inner.downcast_ref::<ureq::Error>().and_then(|error| match error {
+            ureq::Error::Rustls(error) => Some(error),
+            _ => None,
+        });
+        match direct.or(wrapped)? {
             rustls::Error::InvalidCertificate(error) => Some(Self::of_rustls(error)),
             _ => None,
         }
@@ -472,6 +483,55 @@ mod tests {
         assert!(blames(E::ExpiredContext { time: at(2), not_after: at(1) }));
         assert!(blames(E::NotValidYetContext { time: at(1), not_before: at(2) }));
         assert!(!blames(E::UnknownIssuer));
+        let direct = rustls::Error::InvalidCertificate(E::ExpiredContext { time: at(2), not_after: at(1) });
+        assert!(HttpError::transport(String::new(), ureq::Error::Rustls(direct)).may_be_clock());
+    }
+
+    /// A server on loopback that answers one request with this, and then does what it is told to do.
+    fn answering(answer: &'static [u8], then: impl FnOnce(std::net::TcpStream) + Send + 'static) -> Server {
+        use std::io::Write as _;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is up");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound")).parse().expect("a URL");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("the test connects");
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            stream.write_all(answer).expect("the test reads");
+            then(stream);
+        });
+        let short = Duration::from_millis(100);
+        let patience = Patience { answer: short, stall: short, ..Patience::AMONG_OTHERS };
+        Server::new(&url, &crate::sys::fake::identity(), patience).expect("a server")
+    }
+
+    /// How reading a file of ten bytes from such a server ends.
+    fn end_of(server: &Server, from: &From) -> io::Error {
+        let mut body = server.open("blob", from, 10).expect("an answer");
+        let mut bytes = Vec::new();
+        body.reader.read_to_end(&mut bytes).expect_err("the body is cut")
+    }
+
+    const HALF: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf.";
+
+    #[test]
+    fn a_stalled_connection_is_told_from_a_broken_one() {
+        let server = answering(HALF, |mut stream| drop(stream.read(&mut [0])));
+        assert!(is_timeout(&end_of(&server, &From::default())));
+        let server = answering(HALF, drop);
+        assert!(!is_timeout(&end_of(&server, &From::default())));
+        // No answer at all.
+        let server = answering(b"", |mut stream| drop(stream.read(&mut [0])));
+        assert!(matches!(server.open("blob", &From::default(), 10), Err(HttpError::Transport { .. })));
+    }
+
+    #[test]
+    fn a_part_of_another_place_is_refused() {
+        let server = answering(
+            b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-9/10\r\nContent-Length: 6\r\n\r\n",
+            drop,
+        );
+        let from = From { offset: 5, etag: None };
+        assert!(matches!(server.open("blob", &from, 10), Err(HttpError::Range { offset: 5, .. })));
     }
 
     #[test]

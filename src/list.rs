@@ -81,6 +81,7 @@ impl Refusal for Error {
 pub struct VerifiedList {
     list: List,
     serial: u64,
+    packed: String,
 }
 
 impl VerifiedList {
@@ -94,6 +95,12 @@ impl VerifiedList {
     #[must_use]
     pub fn serial(&self) -> u64 {
         self.serial
+    }
+
+    /// The path of the hint that says which of its blobs stand on the site compressed, too.
+    #[must_use]
+    pub fn packed(&self) -> &str {
+        &self.packed
     }
 }
 
@@ -122,7 +129,7 @@ pub fn obtain(
         list.total_size(),
         started.elapsed().as_secs_f64(),
     );
-    Ok(VerifiedList { list, serial })
+    Ok(VerifiedList { list, serial, packed: site::packed(bundle, arch, serial) })
 }
 
 /// The signed list that one server calls the newest; a server whose newest is too old is left for another.

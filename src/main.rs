@@ -28,6 +28,7 @@ mod servers;
 mod signed;
 mod sys;
 mod transfer;
+mod unzstd;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

@@ -113,7 +113,7 @@ impl Media {
     /// is unmounted by being dropped.
     fn look_at(&self, device: &str) -> Option<OwnedFd> {
         let path = format!("/dev/{device}");
-        let kind = File::open(&path).and_then(|device| kind_of(device)).ok()??;
+        let kind = File::open(&path).and_then(kind_of).ok()??;
         let mount = match mount_unattached(kind, &path) {
             Ok(mount) => mount,
             Err(error) => {
@@ -258,6 +258,34 @@ mod tests {
         )
         .unwrap();
         assert!(media.get("pipe", 100).is_err());
+    }
+
+    #[test]
+    #[ignore = "needs root, a loop device, mksquashfs, and a kernel with squashfs"]
+    fn a_file_system_of_a_device_is_read_and_never_attached() {
+        let run = |program: &str, args: &[&str]| {
+            let output = std::process::Command::new(program).args(args).output().unwrap();
+            assert!(output.status.success(), "{program}: {output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let (dir, image) = (site(), tempfile::NamedTempFile::new().unwrap());
+        let (folder, image) = (dir.path().to_str().unwrap(), image.path().to_str().unwrap());
+        run("mksquashfs", &[folder, image, "-noappend", "-quiet", "-no-progress"]);
+        let device = run("losetup", &["-f", "--show", image]);
+        let media = Media::new(&"file:///site".parse().unwrap());
+        let found = media.look_at(device.trim_start_matches("/dev/")).unwrap();
+        assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(&device));
+        *media.folder.lock().unwrap() = Folder::Found(found);
+        assert_eq!(media.get("configs/demo/latest", 64).unwrap(), b"7\n");
+        assert!(media.get("outside", 100).is_err());
+        assert!(
+            Media::new(&"file:///other".parse().unwrap())
+                .look_at(device.trim_start_matches("/dev/"))
+                .is_none()
+        );
+        drop(media);
+        // Nothing holds it any more.
+        run("losetup", &["-d", &device]);
     }
 
     #[test]

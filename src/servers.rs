@@ -447,6 +447,12 @@ impl Servers {
         self.mirror(index).bytes.load(Ordering::Relaxed)
     }
 
+    /// All that came through this network.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.mirrors.iter().map(|mirror| mirror.bytes.load(Ordering::Relaxed)).sum()
+    }
+
     /// Whether leaving a server that brings `rate` bytes a second for this one is likely to help.
     #[must_use]
     pub fn is_likely_faster(&self, index: Index, rate: u64) -> bool {

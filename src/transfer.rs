@@ -31,6 +31,8 @@ pub struct Transfer<'a> {
     entry: &'a Entry,
     path: String,
     length: u64,
+    /// Nobody has signed the length: a server that has another one does not lie.
+    is_hint: bool,
     /// Bytes that were read.
     have: u64,
     open: Option<Open>,
@@ -111,6 +113,7 @@ impl<'a> Transfer<'a> {
             entry,
             path,
             length,
+            is_hint: false,
             have: 0,
             open: None,
             end: None,
@@ -124,6 +127,11 @@ impl<'a> Transfer<'a> {
             tries: Tries::default(),
             best: Best::default(),
         }
+    }
+
+    /// The same for a file whose length nobody has signed.
+    pub fn hinted(shared: &'a Shared<'a>, entry: &'a Entry, path: String, length: u64) -> Self {
+        Self { is_hint: true, ..Self::new(shared, entry, path, length) }
     }
 
     /// Why the last read has failed; none when it did not.
@@ -221,7 +229,8 @@ impl<'a> Transfer<'a> {
         let mut body = self.ask(server)?;
         let whole = body.length.and_then(|length| length.checked_add(body.offset));
         if let Some(found) = whole.filter(|length| *length != self.length) {
-            return Err(Broken::Useless(Why::Lying, self.wrong_length(found.to_string())));
+            let why = if self.is_hint { Why::Missing } else { Why::Lying };
+            return Err(Broken::Useless(why, self.wrong_length(found.to_string())));
         }
         // Perhaps because the file has changed.
         let is_anew = body.offset != self.have;

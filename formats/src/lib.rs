@@ -16,6 +16,7 @@ pub mod key;
 pub mod list;
 pub mod name;
 pub mod network;
+pub mod packed;
 pub mod signature;
 pub mod site;
 pub mod slot;

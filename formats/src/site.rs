@@ -51,10 +51,22 @@ pub fn bundle_latest(name: &Name, arch: Arch) -> String {
     format!("bundles/{name}/{arch}/latest")
 }
 
+/// Which blobs of the list of this serial stand there compressed, too; unsigned, and it need not be there.
+#[must_use]
+pub fn packed(name: &Name, arch: Arch, serial: u64) -> String {
+    format!("bundles/{name}/{arch}/{serial}.packed")
+}
+
 /// A file's content.
 #[must_use]
 pub fn blob(sha256: &Sha256) -> String {
     format!("blobs/sha256/{sha256}")
+}
+
+/// The same content in one zstd frame, for slow lines; it need not be there.
+#[must_use]
+pub fn packed_blob(sha256: &Sha256) -> String {
+    format!("{}.zst", blob(sha256))
 }
 
 /// The one signature beside a file.

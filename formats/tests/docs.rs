@@ -236,7 +236,7 @@ fn every_network_setting_has_a_row_with_an_example_that_uses_it() {
         let may_repeat = format!("{example},{again}").parse::<Network>().is_ok();
         assert_eq!(may_repeat, row.get(3).is_some_and(|cell| cell == "yes"), "{NETWORK}: {name} may repeat");
     }
-    let document = text(NETWORK).replace(',', "");
+    let document = text(NETWORK).replace(',', "").replace('\n', " ");
     assert!(
         document.contains(&format!("At most {MAX_TEXT} bytes and {MAX_EACH} of each")),
         "limits of {NETWORK}"

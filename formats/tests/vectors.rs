@@ -16,12 +16,13 @@ use zstrap_formats::cmdline::Cmdline;
 use zstrap_formats::config::{
     Config, ConfigError, Disk, DiskSelector, Headroom, LogLevel, OnFailure, PeerAddress, Root,
 };
-use zstrap_formats::digest::ContentDigest;
+use zstrap_formats::digest::{ContentDigest, sha256};
 use zstrap_formats::identity::{Clock, Identity, Pin};
 use zstrap_formats::key::{KeyId, PublicKey, SecretKey};
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::Arch;
 use zstrap_formats::network::{Bond, BondMode, LinkName, Method, Network, Route, bootif};
+use zstrap_formats::packed::Packed;
 use zstrap_formats::signature::{
     Accept, ArchField, Keyring, Kind, Signature, SignatureError, Subject, TrustedComment,
 };
@@ -382,6 +383,15 @@ fn the_kernel_command_line_about_the_network() {
 #[test]
 fn the_latest_file() {
     assert_eq!(site::parse_latest(&bytes("site/latest")), Some(1_795_161_600));
+}
+
+#[test]
+fn the_hint_that_names_compressed_blobs() {
+    let packed = Packed::parse(&bytes("site/packed")).unwrap();
+    assert_eq!(
+        packed.iter().collect::<Vec<_>>(),
+        [(&sha256(b"hello"), 4096), (&sha256(b"hello world"), 70_000)]
+    );
 }
 
 #[test]

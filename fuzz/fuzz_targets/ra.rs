@@ -7,7 +7,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use zstrap_wire::ra::{Advertisement, Discovery, MAX_KEPT};
 
-/// Each message stands behind five bytes: hop limit, who says it, seconds since the last one, length.
+// Each message stands behind five bytes: hop limit, who says it, seconds since the last one, length.
 fuzz_target!(|data: &[u8]| {
     let (mut rest, mut now) = (data, Duration::ZERO);
     let mut discovery = Discovery::new(1, now);

@@ -1,10 +1,12 @@
-//! The small texts: `latest`, URLs, networks, times, spans, names, digests. What parses writes back as itself.
+//! The small texts: `latest`, the hint that names compressed blobs, URLs, networks, times, spans, names, digests. What
+//! parses writes back as itself.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use zstrap_formats::config::{Network, PeerAddress};
 use zstrap_formats::digest::{Md5, Sha256};
 use zstrap_formats::name::{Arch, Label, Name};
+use zstrap_formats::packed::Packed;
 use zstrap_formats::signature::ArchField;
 use zstrap_formats::site;
 use zstrap_formats::time::{Timestamp, parse_span};
@@ -15,6 +17,13 @@ fuzz_target!(|data: &[u8]| {
         let digits = data.strip_suffix(b"\n").unwrap_or(data).iter().skip_while(|b| **b == b'0');
         let written = if serial == 0 { String::new() } else { serial.to_string() };
         assert!(digits.eq(written.as_bytes()));
+    }
+    if let Ok(packed) = Packed::parse(data) {
+        assert_eq!(packed.to_text().as_bytes(), data);
+        assert_eq!(Packed::new(packed.iter().map(|(sha256, length)| (*sha256, length))), packed);
+        for (sha256, length) in packed.iter() {
+            assert!(packed.length(sha256, length).is_none(), "nothing is saved");
+        }
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
     check_names(text);

@@ -54,7 +54,7 @@ impl SitePath {
     pub(crate) fn is_immutable(&self) -> bool {
         let segments: Vec<&str> = self.relative.split('/').collect();
         match segments.as_slice() {
-            ["blobs", "sha256", name] => is_sha256(name),
+            ["blobs", "sha256", name] => is_sha256(name.strip_suffix(".zst").unwrap_or(name)),
             // Its signature is made anew, with a later expiry, when the same config is added again.
             ["configs", "by-hash", name] => name.strip_suffix(".json").is_some_and(is_sha256),
             ["configs", _, name] | ["bundles", _, _, name] => is_serial(stem(name)),
@@ -67,7 +67,7 @@ impl SitePath {
     pub(crate) fn content_type(&self) -> &'static str {
         let name = self.relative.rsplit('/').next().unwrap_or_default();
         match name.rsplit_once('.').map_or(name, |(_, extension)| extension) {
-            "mtree" | "minisig" | "latest" | "txt" | "ipxe" | "SHA256SUMS" => TEXT,
+            "mtree" | "packed" | "minisig" | "latest" | "txt" | "ipxe" | "SHA256SUMS" => TEXT,
             "json" => JSON,
             _ => BYTES,
         }
@@ -164,6 +164,8 @@ mod tests {
     fn knows_what_is_immutable() {
         let immutable = |raw: &str| site_path(raw).is_immutable();
         assert!(immutable(&format!("/blobs/sha256/{HEX}")));
+        assert!(immutable(&format!("/blobs/sha256/{HEX}.zst")));
+        assert!(immutable("/bundles/demo/amd64/17.packed"));
         assert!(immutable(&format!("/configs/by-hash/{HEX}.json")));
         assert!(immutable("/configs/demo/17.json"));
         assert!(immutable("/bundles/demo/amd64/17.mtree.9A0C4A04C7E3B1F2.minisig"));
@@ -182,6 +184,7 @@ mod tests {
         assert!(changes("/images/latest"));
         assert!(changes("/images/demo/boot.ipxe"));
         assert!(changes("/blobs/sha256/short"));
+        assert!(changes("/blobs/sha256/short.zst"));
     }
 
     #[test]
@@ -190,6 +193,8 @@ mod tests {
         assert_eq!(site_path("/bundles/demo/amd64/17.mtree.minisig").content_type(), TEXT);
         assert_eq!(site_path("/bundles/demo/amd64/latest").content_type(), TEXT);
         assert_eq!(site_path("/configs.json").content_type(), JSON);
+        assert_eq!(site_path("/bundles/demo/amd64/17.packed").content_type(), TEXT);
         assert_eq!(site_path(&format!("/blobs/sha256/{HEX}")).content_type(), BYTES);
+        assert_eq!(site_path(&format!("/blobs/sha256/{HEX}.zst")).content_type(), BYTES);
     }
 }

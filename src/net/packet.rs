@@ -286,3 +286,185 @@ fn attach(socket: BorrowedFd<'_>, filter: &[Instruction]) -> io::Result<()> {
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    /// Whether a filter lets a packet pass, as the kernel would run it.
+    fn passes(filter: &[Instruction], packet: &[u8], kind: u32) -> bool {
+        let (mut a, mut x, mut at) = (0u32, 0usize, 0);
+        loop {
+            let Instruction { code, jt, jf, k } = filter[at];
+            at += 1;
+            let load = |from: usize, length: usize| {
+                let bytes = packet.get(from..from + length)?;
+                Some(bytes.iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte)))
+            };
+            let offset = k as usize;
+            let loaded = match code {
+                LOAD_BYTE if k == FRAME_KIND => Some(kind),
+                LOAD_BYTE => load(offset, 1),
+                LOAD_HALF => load(offset, 2),
+                LOAD_WORD => load(offset, 4),
+                LOAD_HALF_AFTER_HEADER => load(x + offset, 2),
+                LOAD_HEADER_LENGTH => {
+                    x = usize::from(packet[offset] & 0xf) * 4;
+                    Some(a)
+                }
+                IF_EQUAL | IF_ANY_BIT => {
+                    let holds = if code == IF_EQUAL { a == k } else { a & k != 0 };
+                    at += usize::from(if holds { jt } else { jf });
+                    Some(a)
+                }
+                RETURN => return k != 0,
+                _ => panic!("unknown instruction {code:#x}"),
+            };
+            // A load from behind the end of the packet drops it.
+            let Some(loaded) = loaded else { return false };
+            a = loaded;
+        }
+    }
+
+    fn to_us(port: u16) -> Vec<u8> {
+        let from = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 1), SERVER_PORT);
+        frame::udp(from, SocketAddrV4::new(ADDRESS, port), b"payload").unwrap()
+    }
+
+    #[test]
+    fn the_filter_lets_dhcp_pass_and_nothing_else() {
+        let good = to_us(CLIENT_PORT);
+        for kind in [0, 1] {
+            assert!(passes(&dhcp_filter(), &good, kind), "to us, to everyone");
+        }
+        assert!(!passes(&dhcp_filter(), &good, OTHER_HOST));
+        assert!(!passes(&dhcp_filter(), &to_us(53), 0));
+        assert!(!passes(&dhcp_filter(), &good[..20], 0));
+        for (at, byte) in [(9, 6), (6, 0x20), (7, 1)] {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            assert!(!passes(&dhcp_filter(), &bad, 0), "byte {at}");
+        }
+        let mut unfragmented = good.clone();
+        unfragmented[6] = 0x40;
+        assert!(passes(&dhcp_filter(), &unfragmented, 0));
+        let mut with_options = [&good[..20], &[1, 1, 1, 0], &good[20..]].concat();
+        with_options[0] = 0x46;
+        assert!(passes(&dhcp_filter(), &with_options, 0));
+    }
+
+    #[test]
+    fn the_filter_lets_arp_about_the_address_pass() {
+        let other = Ipv4Addr::new(10, 9, 0, 8);
+        let filter = arp_filter(ADDRESS);
+        assert!(passes(&filter, &arp::announcement(MAC, ADDRESS), 1));
+        assert!(passes(&filter, &arp::probe(MAC, ADDRESS), 1));
+        assert!(!passes(&filter, &arp::probe(MAC, other), 1));
+        assert!(!passes(&filter, &arp::announcement(MAC, other), 1));
+        assert!(!passes(&filter, &arp::probe(MAC, ADDRESS), OTHER_HOST));
+        assert!(!passes(&[NOTHING], &arp::probe(MAC, ADDRESS), 0));
+    }
+
+    /// With the real dnsmasq, in a network namespace of its own, and sysfs of that namespace. As root:
+    /// `unshare -nm sh -c 'mount -t sysfs s /sys; cargo test -p zstrap-init with_dnsmasq -- --ignored --nocapture'`.
+    #[test]
+    #[ignore = "needs root, an empty network namespace and dnsmasq"]
+    fn leases_renews_and_declines_with_dnsmasq() {
+        use std::process::{Child, Command};
+        use std::time::{Duration, Instant};
+        use zstrap_wire::dhcp4::{Client, Event, Output};
+
+        struct Ended(Child);
+        impl Drop for Ended {
+            fn drop(&mut self) {
+                drop(self.0.kill());
+                drop(self.0.wait());
+            }
+        }
+        let run = |command: &str| {
+            let mut words = command.split(' ');
+            Command::new(words.next().unwrap())
+                .args(words)
+                .spawn()
+                .unwrap_or_else(|e| panic!("{command}: {e}"))
+        };
+        let done = |command: &str| assert!(run(command).wait().unwrap().success(), "{command}");
+        assert!(Link::all().is_empty(), "an empty network namespace");
+
+        let peer = Ended(run("unshare -n sleep 60"));
+        let inside = format!("nsenter -t {} -n ", peer.0.id());
+        std::thread::sleep(Duration::from_millis(300));
+        done("ip link add c0 type veth peer name s0");
+        done(&format!("ip link set s0 netns {}", peer.0.id()));
+        for command in ["ip addr add 10.9.0.1/24 dev s0", "ip link set s0 up", "ip link set lo up"] {
+            done(&format!("{inside}{command}"));
+        }
+        done("ip link set c0 up");
+        let _server = Ended(run(&format!(
+            "{inside}dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=s0 --bind-interfaces \
+             --log-facility=- --log-dhcp --no-ping --dhcp-authoritative --dhcp-leasefile=/dev/null \
+             --dhcp-range=10.9.0.50,10.9.0.60,120 --dhcp-option=3,10.9.0.1 --dhcp-option=6,10.9.0.1 \
+             --dhcp-option=26,1400 --dhcp-option=42,10.9.0.1 --dhcp-option=58,6 --dhcp-option=59,100 \
+             --dhcp-option=119,eng.example.org,example.org \
+             --dhcp-option=121,0.0.0.0/0,10.9.0.1,10.20.0.0/16,10.9.0.2"
+        )));
+        std::thread::sleep(Duration::from_millis(500));
+
+        let link = Link::all().remove(0);
+        let (mut dhcp, mut arp) = (DhcpSocket::open(&link).unwrap(), ArpSocket::open(&link).unwrap());
+        let start = Instant::now();
+        let mut client = Client::new(link.mac, 7, Duration::ZERO);
+        let (mut buffer, mut events, mut taken) = ([0; BUFFER], Vec::new(), None);
+        while start.elapsed() < Duration::from_secs(30) && events.len() < 4 {
+            let now = start.elapsed();
+            while let Some(payload) = dhcp.receive(&mut buffer) {
+                events.extend(client.receive(payload, now));
+            }
+            while let Some(packet) = arp.receive(&mut buffer) {
+                events.extend(client.receive_arp(packet, now));
+            }
+            while let Some(output) = client.poll(now) {
+                eprintln!(
+                    "{:.3} {}",
+                    now.as_secs_f64(),
+                    format!("{output:?}").chars().take(40).collect::<String>()
+                );
+                match output {
+                    Output::Broadcast(payload) => dhcp.broadcast(&payload).unwrap(),
+                    Output::Unicast { from, to, payload } => dhcp.unicast(from, to, &payload).unwrap(),
+                    Output::Arp(packet) => arp.broadcast(&packet).unwrap(),
+                    Output::Event(event) => events.push(event),
+                }
+            }
+            if let (Some(lease), None) = (client.lease(), taken) {
+                eprintln!("{:.3} {lease:?}", now.as_secs_f64());
+                taken = Some(lease.address);
+                done(&format!("ip addr add {}/24 dev c0", lease.address));
+            }
+            if let (Some(Event::Renewed(lease)), 2) = (events.last(), events.len()) {
+                // Somebody comes who has the address too, and says so twice.
+                eprintln!("{:.3} renewed", now.as_secs_f64());
+                done(&format!("ip addr del {}/24 dev c0", lease.address));
+                done(&format!("{inside}ip addr add {}/24 dev s0", lease.address));
+                // The kernel announces addresses when that of the hardware changes.
+                done(&format!("{inside}sysctl -qw net.ipv4.conf.s0.arp_notify=1"));
+                for n in 1..3 {
+                    done(&format!("{inside}ip link set s0 address 02:00:00:00:09:0{n}"));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let Event::Leased(lease) = &events[0] else { panic!("{events:?}") };
+        assert_eq!((lease.prefix, lease.mtu, lease.routes.len(), lease.renew_after), (24, Some(1400), 2, 6));
+        assert_eq!(lease.search, ["eng.example.org", "example.org"]);
+        assert_eq!(lease.ntp, [Ipv4Addr::new(10, 9, 0, 1)]);
+        assert!(matches!(&events[1], Event::Renewed(_)), "{events:?}");
+        assert_eq!(events[2], Event::Conflict { address: lease.address });
+        let Event::Leased(second) = &events[3] else { panic!("{events:?}") };
+        assert_ne!(second.address, lease.address);
+    }
+}

@@ -92,7 +92,8 @@ struct Dhcp {
 
 impl V6 {
     /// Lets the kernel configure the link by router advertisements, and begins to watch. Called before the link is
-    /// up, it saves the seconds in which an address is checked for uniqueness.
+    /// up, it saves the seconds in which an address is checked for uniqueness. Keep it until handoff: the kernel's
+    /// haste ends with it, or once all addresses have been checked.
     ///
     /// # Errors
     /// The kernel's refusal, as of one without IPv6.
@@ -104,7 +105,8 @@ impl V6 {
         Ok(v6)
     }
 
-    /// Watches a link that has been allowed already, as after handoff, and changes none of its settings.
+    /// Watches a link that has been allowed already, as after handoff. It changes no setting, but for ending the
+    /// haste that [`V6::begin`] asked of the kernel.
     ///
     /// # Errors
     /// The kernel's refusal, as of one without IPv6.
@@ -202,17 +204,12 @@ impl V6 {
             info.iter().flat_map(|info| &info.dns).copied().chain(self.discovery.dns()).collect();
         let (wide, narrow): (Vec<_>, Vec<_>) = dns.into_iter().partition(is_wide);
         let search = info.iter().flat_map(|info| info.search.iter().map(String::as_str));
+        let ntp = info.iter().flat_map(|info| info.ntp.iter().copied());
         Some(Settings {
             dns: each_once(wide.into_iter().chain(narrow)).map(IpAddr::V6).collect(),
             search: each_once(search.chain(self.discovery.search())).map(str::to_owned).collect(),
             // A time server is asked by its address alone, which for a link-local one is not enough.
-            ntp: info
-                .iter()
-                .flat_map(|info| &info.ntp)
-                .filter(|a| is_wide(a))
-                .copied()
-                .map(IpAddr::V6)
-                .collect(),
+            ntp: each_once(ntp.filter(is_wide)).map(IpAddr::V6).collect(),
             mtu: self.discovery.mtu(),
             ..Settings::default()
         })
@@ -763,7 +760,7 @@ mod tests {
         ];
         pair.dnsmasq("2001:db8:5::,ra-only,64,600", &more);
         let said = pair.node("slaac reach leave");
-        assert!(said.contains("address=2001:db8:5:0:") && said.contains("gateway=fe80::"), "{said}");
+        assert!(said.contains("address: 2001:db8:5:0:") && said.contains("gateway: fe80::"), "{said}");
         assert!(said.contains("dns: [2001:db8:5::1], search: [\"farm.example\"], ntp: []"), "{said}");
         assert!(said.contains("back"), "{said}");
     }

@@ -11,6 +11,7 @@ use zstrap_formats::key::SecretKey;
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::Arch;
 use zstrap_formats::network::Network;
+use zstrap_formats::packed::Packed;
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
@@ -123,7 +124,7 @@ pub struct Site {
     /// The entity tag of its blobs.
     pub etag: Option<String>,
     pub time: Arc<VirtualTime>,
-    asked: Arc<Mutex<Vec<From>>>,
+    asked: Arc<Mutex<Vec<(String, From)>>>,
 }
 
 /// The one server of an identity.
@@ -155,6 +156,12 @@ impl Site {
         self.files.insert(to.to_owned(), bytes);
     }
 
+    /// Takes the files below a folder from another site.
+    pub fn copy_from(&mut self, other: &Site, folder: &str) {
+        let files = other.files.iter().filter(|(path, _)| path.starts_with(folder));
+        self.files.extend(files.map(|(path, bytes)| (path.clone(), bytes.clone())));
+    }
+
     pub fn sign(&mut self, path: &str, comment: &str) {
         let signature = key(1).sign(&self.files[path], comment).to_file();
         self.insert(&site::signature(path), signature.as_bytes());
@@ -183,7 +190,13 @@ impl Site {
 
     /// What was asked of its blobs.
     pub fn asked(&self) -> Vec<From> {
-        self.asked.lock().expect("no test panics here").clone()
+        self.asked.lock().expect("no test panics here").iter().map(|(_, from)| from.clone()).collect()
+    }
+
+    /// From which bytes on which kind of its blobs were asked for: true for compressed ones.
+    pub fn kinds(&self) -> Vec<(bool, u64)> {
+        let asked = self.asked.lock().expect("no test panics here");
+        asked.iter().map(|(path, from)| (path.ends_with(".zst"), from.offset)).collect()
     }
 
     /// From which bytes on its blobs were asked for.
@@ -229,7 +242,7 @@ impl Source for Site {
     fn open(&self, path: &str, from: &From, _: u64) -> Result<Body, HttpError> {
         let first = {
             let mut asked = self.asked.lock().expect("no test panics here");
-            asked.push(from.clone());
+            asked.push((path.to_owned(), from.clone()));
             asked.len() == 1
         };
         let whole = self.files.get(path).cloned().ok_or_else(|| Self::missing(path))?;
@@ -491,7 +504,28 @@ pub fn mirror(name: &str, fault: Fault) -> Site {
 
 /// Fetches a list with one file `file` of [`data`] from these sites.
 pub fn fetch_from(sites: &[&Site]) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
-    fetch_list(&mirrors(sites), vec![file_entry(b"file", ContentDigest::of(&data()))])
+    fetch_content_from(sites, &data())
+}
+
+/// Fetches a list with one file `file` of these bytes from these sites.
+pub fn fetch_content_from(
+    sites: &[&Site],
+    content: &[u8],
+) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
+    fetch_list(&mirrors(sites), vec![file_entry(b"file", ContentDigest::of(content))])
+}
+
+/// A site called `name` that has this content as a blob and as this compressed one, and says so.
+pub fn packed_mirror(name: &str, fault: Fault, content: &[u8], compressed: &[u8]) -> Site {
+    let mut site = Site::default().called(name).with(fault);
+    let sha256 = digest::sha256(content);
+    site.insert(&site::blob(&sha256), content);
+    site.insert(&site::packed_blob(&sha256), compressed);
+    let (bundle, arch) =
+        ("demo".parse().expect("a name"), Arch::native().expect("tests run where zstrap runs"));
+    let packed = Packed::new([(sha256, compressed.len() as u64)]);
+    site.insert(&site::packed(&bundle, arch, SERIAL), packed.to_text().as_bytes());
+    site
 }
 
 /// Fetches a list with one file `file` of these bytes from a site with this fault.

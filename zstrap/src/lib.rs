@@ -11,6 +11,7 @@ pub mod config;
 pub mod image;
 pub mod key;
 pub mod output;
+mod pack;
 mod parallel;
 pub mod progress;
 pub mod publish;

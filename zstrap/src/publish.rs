@@ -1,27 +1,29 @@
 //! `zstrap publish`: a folder becomes a bundle.
 //!
-//! In: a folder, a site, a name, keys. Out: the folder's files as blobs, a signed list, and a `latest` that
-//! names it. Failure: the folder holds what a list cannot or a secret key (the file is named), a file changes
+//! In: a folder, a site, a name, keys. Out: the folder's files as blobs, compressed ones beside those that are worth
+//! it, a signed list, and a `latest` that names it. Failure: the folder holds what a list cannot or a secret key (the file is named), a file changes
 //! while it is read, the disk fails. `latest` is exchanged last, by rename, so that whatever happens before
 //! leaves the old list whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use tempfile::TempPath;
-use zstrap_formats::digest::ContentDigest;
+use zstrap_formats::digest::{ContentDigest, Sha256};
 use zstrap_formats::key::{KeyError, SecretKey};
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::name::{Arch, Name};
+use zstrap_formats::packed::{LEAST, Packed};
 use zstrap_formats::signature::{ArchField, Kind, TrustedComment};
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use crate::clock::{self, Expiry};
 use crate::output;
+use crate::pack;
 use crate::parallel::on_all_cores;
 use crate::progress::Progress;
 use crate::sign::Signers;
@@ -68,6 +70,9 @@ pub struct Arguments {
     /// Accepts files with set-user-id and set-group-id bits; the config must, too
     #[arg(long)]
     pub allow_setuid: bool,
+    /// Leaves out compressed blobs, which nodes on slow lines would fetch
+    #[arg(long)]
+    pub no_zstd: bool,
     /// Prints the list and writes nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -99,6 +104,8 @@ pub struct Options {
     pub expires: Expiry,
     /// Which parts of the folder are taken.
     pub rules: Rules,
+    /// Whether files are stored compressed, too, where that saves a tenth.
+    pub zstd: bool,
     /// The time it is done at.
     pub now: Timestamp,
 }
@@ -132,6 +139,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         keys: arguments.keys.clone(),
         expires: arguments.expires,
         rules,
+        zstd: !arguments.no_zstd,
         now: clock::now()?,
     })?;
     let Published { serial, expires, list } = published;
@@ -171,10 +179,11 @@ pub fn publish(options: &Options) -> anyhow::Result<Published> {
     check_apart(&options.dir, &options.site)?;
     let items = items_of(&options.dir, options.rules)?;
     let writer = Writer::lock(&options.site)?;
-    let before = previous_list(writer.site(), &options.bundle, options.arch)?;
-    let digests = store_blobs(&writer, &items, &before)?;
+    let before = Before::read(writer.site(), &options.bundle, options.arch)?;
+    let digests = store_blobs(&writer, &items, &before.files)?;
     let list = make_list(items, &digests, options.rules)?;
-    let serial = commit(&writer, options, &signers, &list, expires)?;
+    let packed = if options.zstd { Some(pack_blobs(&writer, &list, &before)?) } else { None };
+    let serial = commit(&writer, options, &signers, &list, packed.as_ref(), expires)?;
     Ok(Published { serial, expires, list })
 }
 
@@ -271,22 +280,41 @@ fn real(path: &Path) -> anyhow::Result<PathBuf> {
     path.canonicalize().with_context(|| format!("opening {}", path.display()))
 }
 
-/// What the bundle's files were when it was last published. Only a hint: a list that is missing or damaged
-/// costs time, nothing else.
-fn previous_list(site: &Site, bundle: &Name, arch: Arch) -> anyhow::Result<HashMap<Vec<u8>, ContentDigest>> {
-    let Some(serial) = site.latest(&site::bundle_latest(bundle, arch))? else {
-        return Ok(HashMap::new());
-    };
-    let text = site.read(&site::list(bundle, arch, serial))?.unwrap_or_default();
-    let Ok(list) = List::parse(&text) else {
-        log::warn!("the present list of {bundle}, serial {serial}, cannot be read");
-        return Ok(HashMap::new());
-    };
-    let files = list.entries().iter().filter_map(|entry| match entry.kind {
-        EntryKind::File(digest) => Some((entry.path.clone(), digest)),
-        _ => None,
-    });
-    Ok(files.collect())
+/// What the bundle was when it was last published. Only a hint: a list that is missing or damaged costs time, nothing
+/// else.
+#[derive(Default)]
+struct Before {
+    files: HashMap<Vec<u8>, ContentDigest>,
+    /// What was compressed then; none if that was not tried.
+    packed: Option<Packed>,
+}
+
+impl Before {
+    fn read(site: &Site, bundle: &Name, arch: Arch) -> anyhow::Result<Self> {
+        let Some(serial) = site.latest(&site::bundle_latest(bundle, arch))? else {
+            return Ok(Self::default());
+        };
+        let text = site.read(&site::list(bundle, arch, serial))?.unwrap_or_default();
+        let Ok(list) = List::parse(&text) else {
+            log::warn!("the present list of {bundle}, serial {serial}, cannot be read");
+            return Ok(Self::default());
+        };
+        let files = list.entries().iter().filter_map(|entry| match entry.kind {
+            EntryKind::File(digest) => Some((entry.path.clone(), digest)),
+            _ => None,
+        });
+        let packed = site.read(&site::packed(bundle, arch, serial))?;
+        let packed = packed.and_then(|text| Packed::parse(&text).ok());
+        Ok(Self { files: files.collect(), packed })
+    }
+
+    /// The contents that were tried then, and did not become short enough.
+    fn hopeless(&self) -> HashSet<Sha256> {
+        let Some(packed) = &self.packed else { return HashSet::new() };
+        let contents =
+            self.files.values().filter(|digest| packed.length(&digest.sha256, digest.size).is_none());
+        contents.map(|digest| digest.sha256).collect()
+    }
 }
 
 fn total_size(items: &[Item]) -> u64 {
@@ -324,6 +352,22 @@ fn store_blobs(
     writer.sync_folder("blobs/sha256")?;
     store.progress.finish();
     Ok(stored.into_iter().map(|(path, (digest, _))| (path, digest)).collect())
+}
+
+/// Compresses the blobs of a list, the largest first.
+fn pack_blobs(writer: &Writer, list: &List, before: &Before) -> anyhow::Result<Packed> {
+    let mut contents: Vec<ContentDigest> = list
+        .entries()
+        .iter()
+        .filter_map(|entry| match entry.kind {
+            EntryKind::File(digest) => Some(digest).filter(|digest| digest.size >= LEAST),
+            _ => None,
+        })
+        .collect();
+    contents.sort_by_key(|digest| (std::cmp::Reverse(digest.size), digest.sha256));
+    contents.dedup_by_key(|digest| digest.sha256);
+    let hopeless = before.hopeless();
+    pack::pack(writer, &contents, |content| hopeless.contains(&content.sha256))
 }
 
 /// What a file's content is and, if the site lacks it, where its bytes stand half-made.
@@ -430,12 +474,13 @@ fn make_list(
     Ok(list)
 }
 
-/// List, signatures, and then the one step that nodes see.
+/// The hint, the list, signatures, and then the one step that nodes see.
 fn commit(
     writer: &Writer,
     options: &Options,
     signers: &Signers,
     list: &List,
+    packed: Option<&Packed>,
     expires: Timestamp,
 ) -> anyhow::Result<u64> {
     let Options { bundle, arch, now, .. } = options;
@@ -450,6 +495,9 @@ fn commit(
         expires,
     };
     let text = list.to_text();
+    if let Some(packed) = packed {
+        writer.write(&site::packed(bundle, *arch, serial), packed.to_text().as_bytes())?;
+    }
     writer.write(&path, text.as_bytes())?;
     for (path, signature) in signers.sign(&path, text.as_bytes(), &comment) {
         writer.write(&path, signature.as_bytes())?;

@@ -1,22 +1,28 @@
-//! `zstrap verify`: is this list signed, and is this folder what it says?
+//! `zstrap verify`: is this list signed, is this folder what it says, and does this site have what it names?
 //!
-//! In: a list (or a config) beside its signature, public keys, perhaps a folder. Out: on stdout, what the
-//! signature says and each difference between list and folder. Failure: no good signature, expired, not a list,
-//! any difference. Reads what others write, too: legacy signatures, bsdtar's lists.
+//! In: a list (or a config) beside its signature, public keys, perhaps a folder, perhaps a site. Out: on stdout, what
+//! the signature says, each difference between list and folder, each blob that the site lacks or that is damaged.
+//! Failure: no good signature, expired, not a list, any of these. Reads what others write, too: legacy signatures, bsdtar's lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use zstrap_formats::config::Config;
+use zstrap_formats::digest::{ContentDigest, Sha256};
 use zstrap_formats::list::{Entry, EntryKind, List};
+use zstrap_formats::packed::Packed;
 use zstrap_formats::signature::{Accept, Keyring, Kind, Signature, TrustedComment};
+use zstrap_formats::site;
 
 use crate::clock;
 use crate::output;
+use crate::pack;
 use crate::parallel::on_all_cores;
 use crate::sign::read_public;
+use crate::site::Site;
 use crate::tree::{self, Item, ItemKind, shown};
 
 /// Arguments of `zstrap verify`.
@@ -33,6 +39,9 @@ pub struct Arguments {
     /// A folder to hold against the list
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// A site whose blobs to hold against the list, compressed ones too
+    #[arg(long)]
+    pub site: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -47,10 +56,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "kind={kind} name={name} arch={arch} serial={serial} created={created} expires={expires}"
     ))?;
     comment.check_time(clock::now()?)?;
-    match (kind, &arguments.dir) {
-        (Kind::List, dir) => check_list(&bytes, dir.as_deref()),
-        (Kind::Config, None) => Config::parse_node(&bytes).map(drop).map_err(anyhow::Error::from),
-        (kind, _) => bail!("{} is a {kind}, expected a list", arguments.list.display()),
+    match (kind, &arguments.dir, &arguments.site) {
+        (Kind::List, ..) => check_list(arguments, &bytes),
+        (Kind::Config, None, None) => Config::parse_node(&bytes).map(drop).map_err(anyhow::Error::from),
+        (kind, ..) => bail!("{} is a {kind}, expected a list", arguments.list.display()),
     }
 }
 
@@ -73,16 +82,80 @@ fn verify_signature(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<Trust
     Ok(comment.parse()?)
 }
 
-fn check_list(bytes: &[u8], dir: Option<&Path>) -> anyhow::Result<()> {
+fn check_list(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<()> {
     let list = parse_any(bytes)?;
     output::line(format_args!("entries={} bytes={}", list.entries().len(), list.total_size()))?;
-    let Some(dir) = dir else { return Ok(()) };
-    let found = differences(&list, dir)?;
+    let (mut found, mut places) = (Vec::new(), Vec::new());
+    if let Some(dir) = &arguments.dir {
+        found.extend(differences(&list, dir)?);
+        places.push(dir.display().to_string());
+    }
+    if let Some(root) = &arguments.site {
+        let packed = packed_beside(&arguments.list, &mut found)?;
+        found.extend(faults(&list, &packed, &Site::open(root)?)?);
+        places.push(format!("site {}", root.display()));
+    }
     found.iter().try_for_each(output::line)?;
     match found.len() {
         0 => Ok(()),
-        count => bail!("{} differs from the list in {count} places", dir.display()),
+        count => bail!("{} differs from the list in {count} places", places.join(" or ")),
     }
+}
+
+/// The hint beside a list, if there is one; one that nodes would not understand is a fault.
+fn packed_beside(list: &Path, found: &mut Vec<String>) -> anyhow::Result<Packed> {
+    let path = list.with_extension("packed");
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Packed::default()),
+        text => text.with_context(|| format!("reading {}", path.display()))?,
+    };
+    let packed = Packed::parse(&text);
+    Ok(packed.unwrap_or_else(|error| {
+        found.push(format!("{}: {error}", path.display()));
+        Packed::default()
+    }))
+}
+
+/// One line for each blob of the list that the site lacks, or that holds something else; compressed ones, too.
+fn faults(list: &List, packed: &Packed, site: &Site) -> anyhow::Result<Vec<String>> {
+    let contents: BTreeMap<Sha256, ContentDigest> = list
+        .entries()
+        .iter()
+        .filter_map(|entry| match entry.kind {
+            EntryKind::File(content) => Some((content.sha256, content)),
+            _ => None,
+        })
+        .collect();
+    let contents: Vec<ContentDigest> = contents.into_values().collect();
+    let found = on_all_cores(&contents, |content| Ok(faults_of(content, packed, site)))?;
+    let known: BTreeSet<&Sha256> = contents.iter().map(|content| &content.sha256).collect();
+    let strangers = packed.iter().filter(|(sha256, _)| !known.contains(sha256));
+    let strangers = strangers.map(|(sha256, _)| format!("{} is not in the list", site::packed_blob(sha256)));
+    Ok(found.into_iter().flatten().chain(strangers).collect())
+}
+
+fn faults_of(content: &ContentDigest, packed: &Packed, site: &Site) -> Vec<String> {
+    let mut found = Vec::new();
+    // Nodes ask for no empty file.
+    if content.size > 0 {
+        found.extend(fault(&site::blob(&content.sha256), site, |place| {
+            let is = tree::content_of(place)?;
+            ensure!(is == *content, "holds {} bytes with SHA-256 {}", is.size, is.sha256);
+            Ok(())
+        }));
+    }
+    if let Some(length) = packed.claimed(&content.sha256) {
+        found.extend(fault(&site::packed_blob(&content.sha256), site, |place| {
+            let is = place.metadata().with_context(|| format!("opening {}", place.display()))?.len();
+            ensure!(is == length, "has {is} bytes, expected {length}");
+            pack::check(place, content)
+        }));
+    }
+    found
+}
+
+fn fault(path: &str, site: &Site, check: impl Fn(&Path) -> anyhow::Result<()>) -> Option<String> {
+    check(&site.place(path)).err().map(|error| format!("{path}: {error:#}"))
 }
 
 /// Our own lists by the rules of nodes, all others by those of mtree(5). The error is that of the wider reader.

@@ -359,6 +359,70 @@ fn errors_print_their_chain_once() {
     assert_eq!(said.matches("secret key").count(), 1, "{said}");
 }
 
+/// A tree with a file that compresses well, one that does not at all, and one that is too small to.
+fn packable_tree(work: &Work) {
+    work.write("tree/text", "a line of text\n".repeat(2000));
+    let noise = done(work.command("sh", &["-c", "openssl enc -aes-128-ctr -K 00 -iv 00 -in /dev/zero 2>/dev/null | head -c 300000 >noise; echo done"]));
+    assert_eq!(noise, "done\n");
+    work.write("tree/noise", work.read("noise"));
+    work.write("tree/small", "0".repeat(4095));
+}
+
+fn compressed_blobs(work: &Work) -> Vec<std::path::PathBuf> {
+    let blobs = all_below(&work.path("site/blobs/sha256"));
+    blobs.into_iter().filter(|blob| blob.extension().is_some_and(|name| name == "zst")).collect()
+}
+
+#[test]
+fn what_saves_a_tenth_is_stored_compressed_too() {
+    let work = Work::new();
+    packable_tree(&work);
+    done(work.publish(&[]));
+    let blobs = compressed_blobs(&work);
+    assert_eq!(blobs.len(), 1);
+    // The judge is zstd(1), with the memory that a node allows.
+    let unpack = ["-dcq", "--memory=2MB", blobs[0].to_str().unwrap()];
+    assert_eq!(done(work.command("zstd", &unpack)), text(&work.read("tree/text")));
+    let hint = text(&work.read(work.list().replace(".mtree", ".packed")));
+    let name = blobs[0].file_stem().unwrap().to_str().unwrap();
+    assert_eq!(hint, format!("{name} {}\n", blobs[0].metadata().unwrap().len()));
+    whole_bundle(&work, &work.path("site"));
+}
+
+#[test]
+fn without_zstd_there_is_no_hint_and_a_later_publish_compresses() {
+    let work = Work::new();
+    packable_tree(&work);
+    done(work.publish(&["--no-zstd"]));
+    assert_eq!(compressed_blobs(&work).len(), 0);
+    assert!(!work.path(work.list().replace(".mtree", ".packed")).exists());
+    done(work.publish(&[]));
+    assert_eq!(compressed_blobs(&work).len(), 1);
+}
+
+#[test]
+fn verify_names_blobs_that_are_missing_or_damaged() {
+    let work = Work::new();
+    packable_tree(&work);
+    done(work.publish(&[]));
+    let compressed = compressed_blobs(&work).remove(0);
+    let mut bytes = std::fs::read(&compressed).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&compressed, bytes).unwrap();
+    let plain = compressed.with_extension("");
+    std::fs::remove_file(&plain).unwrap();
+    let list = work.list();
+    let verify = || work.zstrap(&["verify", &list, "--key", "keys/admin.pub", "--site", "site"]);
+    let output = verify().output().unwrap();
+    let found = text(&output.stdout);
+    let name = plain.file_name().unwrap().to_str().unwrap();
+    assert!(found.contains(&format!("\nblobs/sha256/{name}: opening ")), "{found}");
+    assert!(found.contains(&format!("\nblobs/sha256/{name}.zst: ")), "{found}");
+    assert!(refused(verify()).ends_with("site site differs from the list in 2 places"));
+    done(work.publish(&[]));
+    whole_bundle(&work, &work.path("site"));
+}
+
 #[test]
 fn hard_links_become_files_over_one_blob() {
     let work = Work::new();

@@ -196,7 +196,7 @@ pub fn mode(path: &Path, mode: u32) {
 }
 
 /// What a node would accept of bundle demo: the list that `latest` names, signed by key `admin`, with all its
-/// blobs present and whole.
+/// blobs present and whole, and the compressed ones that the hint beside it names.
 pub fn whole_bundle(work: &Work, site: &Path) -> (u64, List) {
     let read = |path: &str| std::fs::read(site.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     let name = "demo".parse().unwrap();
@@ -221,6 +221,14 @@ pub fn whole_bundle(work: &Work, site: &Path) -> (u64, List) {
             );
         }
     }
+    done(work.zstrap(&[
+        "verify",
+        &site.join(path).display().to_string(),
+        "--key",
+        "keys/admin.pub",
+        "--site",
+        &site.display().to_string(),
+    ]));
     (serial, list)
 }
 

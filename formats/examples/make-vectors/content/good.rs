@@ -1,8 +1,10 @@
 //! The vectors that every later version must read as they are read now.
 
 use zstrap_formats::cpio::Archive;
+use zstrap_formats::digest::sha256;
 use zstrap_formats::identity::Identity;
 use zstrap_formats::list::{Entry, List};
+use zstrap_formats::packed::Packed;
 use zstrap_formats::site;
 use zstrap_formats::slot;
 
@@ -16,6 +18,8 @@ pub fn all() -> Files {
     files.push(("cmdline/demo.txt".to_owned(), CMDLINE.to_vec()));
     files.push(("cmdline/network.txt".to_owned(), CMDLINE_NETWORK.to_vec()));
     files.push(("site/latest".to_owned(), b"1795161600\n".to_vec()));
+    let packed = Packed::new([(sha256(b"hello"), 4096), (sha256(b"hello world"), 70_000)]);
+    files.push(("site/packed".to_owned(), packed.to_text().into_bytes()));
     files
 }
 
