@@ -27,6 +27,9 @@ const QEMU: &str = "qemu-system-x86_64";
 /// How much of the console an error shows.
 const SHOWN_LINES: usize = 40;
 
+/// The kernel measures at its start whether the timer ticks, and gives up when a busy host has emulated too few ticks.
+const TIMER: &str = "no_timer_check";
+
 /// What the kernel prints when it gives up. Whether it resets the machine then is what was told it: the init does
 /// so, and where the init does not run, `panic=-1` on the command line.
 const PANIC: &str = "Kernel panic - not syncing";
@@ -171,7 +174,7 @@ impl VmBuilder {
         add("-m", self.memory.to_string());
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", self.initrd.display().to_string());
-        add("-append", self.append.join(" "));
+        add("-append", format!("{} {TIMER}", self.append.join(" ")));
         add("-qmp", format!("unix:{},server=on,wait=off", socket.display()));
         let user = (0..self.nics).map(|_| "user".to_owned());
         let wires = self
