@@ -13,6 +13,7 @@ use zstrap_formats::config::{Config, LogLevel};
 use crate::early::Machine;
 use crate::fail::{Failure, Refusal, Stage};
 use crate::fetch::Fetched;
+use crate::net::handover::{HANDOVER, Handover};
 use crate::network::{HOSTS, RESOLV_CONF};
 use crate::node::facts::{self, FACTS, Facts};
 use crate::node::{NODE, SUPERVISOR};
@@ -107,9 +108,10 @@ pub fn to_program(
     fetched: &Fetched,
     config: &Config,
     facts: &Facts,
+    handover: &Handover,
 ) -> Failure {
     let failed = |error| Failure::of(Stage::Handoff, error);
-    match prepare(system, machine, fetched, config, facts) {
+    match prepare(system, machine, fetched, config, (facts, handover)) {
         Ok(program) => failed(leave(system, &program)).and_final(),
         Err(error) => failed(error),
     }
@@ -121,14 +123,14 @@ fn prepare(
     machine: &Machine,
     fetched: &Fetched,
     config: &Config,
-    facts: &Facts,
+    left: (&Facts, &Handover),
 ) -> Result<Program, Error> {
     let program = program(config, machine.log_level_of(config.log))?;
     let path = &config.exec[0];
     if !fetched.root().dir().is_executable(path.trim_start_matches('/').as_bytes()) {
         return Err(Error::NoProgram(path.clone()));
     }
-    leave_our_program(system, facts)?;
+    leave_our_program(system, left)?;
     prepare_mounts(system, fetched)?;
     lay_files_over(system)?;
     log_handoff(config, machine.started);
@@ -176,15 +178,16 @@ fn program(config: &Config, log: LogLevel) -> Result<Program, Error> {
     })
 }
 
-/// Our program and the facts go to `/run`, which moves along.
-fn leave_our_program(system: &dyn System, facts: &Facts) -> Result<(), Error> {
+/// Our program, the facts and the network that it is to keep go to `/run`, which moves along.
+fn leave_our_program(system: &dyn System, (facts, handover): (&Facts, &Handover)) -> Result<(), Error> {
     let failed = |what: &str| {
         let what = format!("writing {what}");
         move |source| Error::System { what, source }
     };
     system.copy_file("/init", NODE, 0o755).map_err(failed(NODE))?;
     system.link_file(NODE, SUPERVISOR).map_err(failed(SUPERVISOR))?;
-    system.write_file(FACTS, 0o644, facts::to_json(facts).as_bytes()).map_err(failed(FACTS))
+    system.write_file(FACTS, 0o644, facts::to_json(facts).as_bytes()).map_err(failed(FACTS))?;
+    system.write_file(HANDOVER, 0o644, handover.to_json().as_bytes()).map_err(failed(HANDOVER))
 }
 
 fn prepare_mounts(system: &dyn System, fetched: &Fetched) -> Result<(), Error> {

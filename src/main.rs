@@ -35,6 +35,7 @@ use std::process::ExitCode;
 
 use early::Machine;
 use fail::{Failure, Policy, Stage};
+use net::handover::Handover;
 use network::Online;
 use sys::System;
 use sys::linux::Linux;
@@ -114,7 +115,8 @@ fn stages_at(
     let fetched =
         fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     let facts = node::facts::gather(machine, identity, online, &config, &list);
-    Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts))
+    let handover = Handover::of(online.connection().via.as_ref());
+    Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts, &handover))
 }
 
 #[cfg(test)]

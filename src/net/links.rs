@@ -42,6 +42,12 @@ impl Link {
         fs::read_to_string(Path::new(SYS_NET).join(name).join("ifindex")).ok()?.trim().parse().ok()
     }
 
+    /// The Ethernet link of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::read(name)
+    }
+
     fn read(name: &str) -> Option<Self> {
         let link = Path::new(SYS_NET).join(name);
         let text = |file: &str| fs::read_to_string(link.join(file)).ok().map(|text| text.trim().to_owned());
@@ -62,6 +68,14 @@ impl Link {
     pub fn has_carrier(&self) -> bool {
         fs::read_to_string(Path::new(SYS_NET).join(&self.name).join("carrier"))
             .is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// How often the carrier has come or gone since the link was made: a cable that was out for less time than it takes
+    /// to look is seen here.
+    #[must_use]
+    pub fn carrier_changes(&self) -> u64 {
+        let path = Path::new(SYS_NET).join(&self.name).join("carrier_changes");
+        fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Whether it was brought up, with a carrier or without.

@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod dhcp;
+pub mod handover;
 pub mod links;
 pub mod netlink;
 pub mod packet;

@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed, 2 usage.
 
 pub mod facts;
+pub mod lease;
 pub mod supervise;
 
 use std::ffi::OsString;
@@ -21,6 +22,9 @@ pub const SUPERVISOR: &str = "/run/zstrap/bin/zinit-supervisor";
 const USAGE: &str = "\
 usage: zstrap-node info                 all facts of this boot, as JSON
        zstrap-node get NAME             one of them, such as farmer_id
+       zstrap-node lease [--log quiet|normal|debug]
+                                        keep the network of this boot: renew
+                                        the lease, follow what changes
        zstrap-node supervise [--grace SECONDS] [--log quiet|normal|debug]
                              -- PROGRAM [ARGUMENT…]
                                         run PROGRAM as PID 1 does: reap,
@@ -34,6 +38,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let result = match words[..] {
         ["info"] => read_facts().map(|facts| facts::to_json(&facts)),
         ["get", name] => get(name),
+        ["lease", ..] => return lease::run(&args[1..]),
         ["supervise", ..] => return supervise::run(&args[1..]),
         ["-h" | "--help" | "help"] => Ok(USAGE.to_owned()),
         _ => {

@@ -8,6 +8,7 @@
 //! Selecting -OFFER-> Requesting -ACK-> Checking -20 ms-> Held -T1-> asking its server -T2-> asking any server
 //!     ^                  | NAK, silence    | conflict      | NAK, conflict, end of the lease
 //!     +------------------+-----------------+---------------+
+//!     +---------------- NAK, silence ---------------- Confirming (after a cable came back) -ACK-> Held
 //! ```
 
 mod message;
@@ -119,6 +120,7 @@ enum State {
     Selecting { sent: u32, best: Option<Lease> },
     Requesting { sent: u32, offer: Lease },
     Checking { lease: Lease },
+    Confirming { sent: u32, lease: Lease },
     Held { lease: Lease, obtained: Duration, asking: bool, guard: Guard },
 }
 
@@ -152,6 +154,14 @@ impl Client {
         let guard = Guard { until: now, defended: None };
         let state = State::Held { lease, obtained, asking: false, guard };
         Self::in_state(mac, xid, state, now, wake)
+    }
+
+    /// A client whose link was without a carrier and may be in another network now: it asks any server whether the lease
+    /// still is good (RFC 2131, section 3.7), and for a new one when none of them answers. When the lease ends
+    /// meanwhile is for the caller to see.
+    #[must_use]
+    pub fn reboot(mac: [u8; 6], xid: u32, lease: Lease, now: Duration) -> Self {
+        Self::in_state(mac, xid, State::Confirming { sent: 0, lease }, now, Some(now))
     }
 
     fn in_state(mac: [u8; 6], xid: u32, state: State, now: Duration, wake: Option<Duration>) -> Self {
@@ -209,7 +219,16 @@ impl Client {
                 return self.poll(now);
             }
             State::Requesting { sent, offer } => {
-                let (round, chosen) = (*sent, (offer.address, offer.server));
+                let (round, chosen) = (*sent, (offer.address, Some(offer.server)));
+                *sent += 1;
+                self.request(round, chosen, now)
+            }
+            State::Confirming { sent: REQUESTS, .. } => {
+                self.start_anew(now, Duration::ZERO);
+                return self.poll(now);
+            }
+            State::Confirming { sent, lease } => {
+                let (round, chosen) = (*sent, (lease.address, None));
                 *sent += 1;
                 self.request(round, chosen, now)
             }
@@ -250,6 +269,16 @@ impl Client {
             (State::Requesting { sent: 1.., offer: lease }, NAK) if reply.server == Some(lease.server) => {
                 Some(self.refused(lease.server, now))
             }
+            (State::Confirming { sent: 1.., lease }, ACK) => {
+                let before = lease.address;
+                let lease = reply.lease().filter(|lease| lease.address == before)?;
+                // Whoever has come to use the address meanwhile is to say so.
+                self.pending.push_back(Output::Arp(arp::probe(self.mac, before)));
+                self.enter_held(lease.clone(), Guard::of_new_address(now));
+                Some(Event::Renewed(lease))
+            }
+            // The network that we are in now does not know the address.
+            (State::Confirming { sent: 1.., .. }, NAK) => Some(self.refused(reply.server?, now)),
             (State::Held { asking: true, lease, obtained, .. }, NAK) => {
                 // Only when everybody is asked may anybody refuse.
                 let is_for_all = now >= after(*obtained, lease.rebind_after);
@@ -291,7 +320,7 @@ impl Client {
         else {
             return;
         };
-        let chosen = Some((lease.address, lease.server));
+        let chosen = Some((lease.address, Some(lease.server)));
         self.start_anew(now, AFTER_CONFLICT);
         let decline = Request { chosen, broadcast: false, ..self.message(DECLINE, now) };
         self.pending.push_back(Output::Broadcast(decline.packet()));
@@ -351,12 +380,12 @@ impl Client {
 
     fn choose(&mut self, offer: Lease, now: Duration) -> Output {
         self.pending.push_back(Output::Arp(arp::probe(self.mac, offer.address)));
-        let chosen = (offer.address, offer.server);
+        let chosen = (offer.address, Some(offer.server));
         self.state = State::Requesting { sent: 1, offer };
         self.request(0, chosen, now)
     }
 
-    fn request(&mut self, round: u32, chosen: (Ipv4Addr, Ipv4Addr), now: Duration) -> Output {
+    fn request(&mut self, round: u32, chosen: (Ipv4Addr, Option<Ipv4Addr>), now: Duration) -> Output {
         self.sent_at = now;
         self.wake = Some(now.saturating_add(self.pause(round)));
         let chosen = Some(chosen);
@@ -1040,6 +1069,47 @@ mod tests {
         assert!(run.full(ACK, SERVER).is_some());
         let endless = Lease { seconds: u32::MAX, ..lease.clone() };
         assert_eq!(Client::bound(MAC, 9, endless, ms(0), seconds(1)).wake(), None);
+    }
+
+    /// One whose cable came back.
+    fn plugged_in_again() -> Run {
+        let lease = Run::leased(SHORT).client.lease().cloned().unwrap();
+        Run { client: Client::reboot(MAC, 9, lease, seconds(5)), now: seconds(5), last: Vec::new() }
+    }
+
+    #[test]
+    fn a_cable_that_comes_back_has_the_lease_confirmed_by_any_server() {
+        let mut run = plugged_in_again();
+        assert_eq!(words(&run.go(seconds(5))), ["request"]);
+        assert_eq!((asked(&run.last, 50), asked(&run.last, 54)), (ADDRESS.octets().to_vec(), Vec::new()));
+        assert_eq!(run.client.lease(), None);
+        assert_eq!(run.reply(ACK, Ipv4Addr::new(10, 0, 0, 99), SECOND, SHORT, ROUTE), None);
+        let event = run.reply(ACK, ADDRESS, SECOND, SHORT, ROUTE);
+        assert!(matches!(event, Some(Event::Renewed(lease)) if lease.server == SECOND));
+        assert_eq!(run.client.obtained(), Some(seconds(5)));
+        assert_eq!(words(&run.go(seconds(5))), ["arp"]);
+        // Somebody may have taken it while the cable was out.
+        assert_eq!(run.arp(OTHER, ADDRESS), Some(Event::Conflict { address: ADDRESS }));
+    }
+
+    #[test]
+    fn a_lease_that_another_network_does_not_know_is_refused_by_any_server() {
+        let mut run = plugged_in_again();
+        run.go(seconds(5));
+        assert_eq!(run.nak(SECOND), Some(Event::Refused { server: SECOND }));
+        assert_eq!(words(&run.go(seconds(6))), ["discover"]);
+    }
+
+    #[test]
+    fn a_lease_that_nobody_confirms_is_followed_by_another() {
+        let mut run = plugged_in_again();
+        let deeds = run.go(seconds(21));
+        assert_eq!(words(&deeds)[..5], ["request", "request", "request", "request", "discover"]);
+        let meant = [seconds(1), seconds(2), seconds(4), seconds(8)];
+        assert!(
+            pauses(&deeds).into_iter().zip(meant).all(|(pause, meant)| is_about(pause, meant)),
+            "{deeds:?}"
+        );
     }
 
     #[test]

@@ -136,8 +136,8 @@ pub(super) struct Request {
     pub(super) broadcast: bool,
     /// The address that we have and may answer from.
     pub(super) own: Option<Ipv4Addr>,
-    /// The offered address, and the server that offered it.
-    pub(super) chosen: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// The wanted address, and the server that offered it.
+    pub(super) chosen: Option<(Ipv4Addr, Option<Ipv4Addr>)>,
 }
 
 impl Request {
@@ -171,7 +171,9 @@ impl Request {
         put(CLIENT_ID, &[1, a, b, c, d, e, f]);
         if let Some((address, server)) = self.chosen {
             put(REQUESTED, &address.octets());
-            put(SERVER, &server.octets());
+            if let Some(server) = server {
+                put(SERVER, &server.octets());
+            }
         }
         // RFC 2131, table 5: a refusal of ours wishes for nothing.
         if self.kind != DECLINE {
@@ -388,7 +390,7 @@ pub(super) mod tests {
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
     fn request(kind: u8) -> Request {
-        let chosen = Some((Ipv4Addr::new(10, 0, 0, 15), Ipv4Addr::new(10, 0, 0, 1)));
+        let chosen = Some((Ipv4Addr::new(10, 0, 0, 15), Some(Ipv4Addr::new(10, 0, 0, 1))));
         Request { mac: MAC, xid: 7, kind, waited: 3, broadcast: true, own: None, chosen }
     }
 

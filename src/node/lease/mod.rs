@@ -1,0 +1,385 @@
+//! `zstrap-node lease`: keeps the network that the init has left, for as long as the machine runs.
+//!
+//! In: `/run/zstrap/network.json`, packets, carriers. Out: addresses and routes in the kernel; `resolv.conf`, `hosts`,
+//! `facts.json` and `network.json` below `/run/zstrap`; lines `lease: …` on standard error. It ends with 0 at SIGTERM
+//! and gives nothing back: the machine goes on using its address. Failure to begin ends with 1 and says what is wrong;
+//! whatever fails later is said and tried again.
+
+mod files;
+mod keeper;
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use log::{LevelFilter, Log, Metadata, Record};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FlockOperation;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+use zstrap_formats::config::LogLevel;
+use zstrap_formats::network::{Method, Network};
+
+use self::keeper::{Action, Keeper, Kept, Start};
+use crate::console::since_boot;
+use crate::fail::random;
+use crate::net::handover::{HANDOVER, Handover};
+use crate::net::links::Link;
+use crate::net::packet::{ArpSocket, BUFFER, DhcpSocket};
+use crate::net::settings::Autoconfigured;
+use crate::net::v6::V6;
+use crate::net::{apply, netlink};
+use crate::network::Via;
+
+/// Held by the one instance that runs.
+const LOCK: &str = "/run/zstrap/lease.lock";
+/// How long standard error may hold up a line until it is dropped.
+const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// How often IPv6 is looked after where no router is heard.
+const NO_ROUTER: Duration = Duration::from_secs(10);
+
+/// Keeps the network until SIGTERM.
+pub fn run(args: &[OsString]) -> ExitCode {
+    let Some(level) = parse(args) else {
+        let _ = io::stderr().write_all(super::USAGE.as_bytes());
+        return ExitCode::from(2);
+    };
+    start_log(level);
+    match keep() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "zstrap-node: lease: {error}; nothing was done");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(args: &[OsString]) -> Option<LevelFilter> {
+    let level = match args {
+        [] => LogLevel::Normal,
+        [option, level] if option == "--log" => level.to_str()?.parse().ok()?,
+        _ => return None,
+    };
+    Some(match level {
+        LogLevel::Quiet => LevelFilter::Warn,
+        LogLevel::Normal => LevelFilter::Info,
+        LogLevel::Debug => LevelFilter::Debug,
+    })
+}
+
+/// An error here is one of the beginning.
+fn keep() -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(io::Error::other("must be run by root: it sets addresses, routes and name servers"));
+    }
+    let handover = load()?;
+    let _lock = lock()?;
+    let signals = signals()?;
+    let Some(name) = &handover.link else {
+        log::info!(target: "lease", "idle link=none: this node booted without a network");
+        return idle(&signals);
+    };
+    let network: Network =
+        handover.network.parse().map_err(|error| io::Error::other(format!("reading {HANDOVER}: {error}")))?;
+    let Method::Auto { v4, v6 } = network.method else {
+        log::info!(target: "lease", "idle link={name} network={network}: nothing to renew");
+        return idle(&signals);
+    };
+    let link = Link::named(name).ok_or_else(|| io::Error::other(format!("no link {name}")))?;
+    let obtained = handover.obtained();
+    let lease = handover.lease.map(|lease| Kept { lease, obtained });
+    let start = Start { mac: link.mac, random, network, v4, lease, has_carrier: link.has_carrier() };
+    Service::new(start, link, v6)?.serve(&signals)
+}
+
+fn load() -> io::Result<Handover> {
+    Handover::load(Path::new(HANDOVER)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::other(format!("no {HANDOVER}: this machine was not booted by the init of zstrap"))
+        }
+        _ => error,
+    })
+}
+
+/// Two of them would answer each other's packets. The kernel takes the lock back when we end, however we end.
+fn lock() -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(LOCK)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(io::Error::other(format!("another one runs already (it holds {LOCK})")))
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn signals() -> io::Result<SignalFd> {
+    let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// A service manager that starts again whatever ends would start this for ever, so it stays.
+fn idle(signals: &SignalFd) -> io::Result<()> {
+    loop {
+        wait(&[signals.as_fd()])?;
+        if is_told_to_end(signals) {
+            return Ok(());
+        }
+    }
+}
+
+fn is_told_to_end(signals: &SignalFd) -> bool {
+    let told = matches!(signals.read_signal(), Ok(Some(_)));
+    if told {
+        log::info!(target: "lease", "bye: the address stays");
+    }
+    told
+}
+
+/// Sleeps until one of them has something.
+fn wait(fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut fds: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    match poll(&mut fds, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The keeper with all that it acts on.
+struct Service {
+    keeper: Keeper,
+    link: Link,
+    /// How often the carrier has come and gone.
+    carrier_changes: u64,
+    /// For DHCPv4, if it is followed.
+    sockets: Option<(DhcpSocket, ArpSocket)>,
+    /// For routers, if they are followed.
+    v6: Option<V6>,
+    /// What the kernel has made of routers' advertisements, as it was published.
+    made: Option<Autoconfigured>,
+    news: OwnedFd,
+    timer: OwnedFd,
+}
+
+impl Service {
+    fn new(start: Start, link: Link, v6: bool) -> io::Result<Self> {
+        let now = since_boot();
+        let address = start.lease.as_ref().map(|kept| kept.lease.address);
+        let service = Self {
+            sockets: if start.v4 { Some(sockets(&link, address)?) } else { None },
+            keeper: Keeper::new(start, now),
+            carrier_changes: link.carrier_changes(),
+            v6: v6.then(|| V6::watch(&link, now)).and_then(|watched| or_without_v6(watched, &link)),
+            made: None,
+            link,
+            news: netlink::open_link_news()?,
+            // One that counts while the machine sleeps, which poll(2) does not.
+            timer: rustix::time::timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?,
+        };
+        service.say_begin();
+        Ok(service)
+    }
+
+    fn say_begin(&self) {
+        let link = &self.link.name;
+        match self.keeper.lease() {
+            Some(Kept { lease, obtained }) => {
+                let age = since_boot().saturating_sub(*obtained).as_secs();
+                let (address, prefix, seconds) = (lease.address, lease.prefix, lease.seconds);
+                log::info!(target: "lease", "keeping addr={address}/{prefix} link={link} for={seconds}s age={age}s");
+            }
+            None => log::info!(target: "lease", "keeping addr=none link={link}"),
+        }
+    }
+
+    fn serve(mut self, signals: &SignalFd) -> io::Result<()> {
+        loop {
+            let now = since_boot();
+            self.look_at_link(now);
+            self.take(now);
+            while let Some(action) = self.keeper.poll(now) {
+                self.act(action);
+            }
+            self.wait(signals)?;
+            if is_told_to_end(signals) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sleeps until a packet, a carrier, a signal or the time comes.
+    fn wait(&mut self, signals: &SignalFd) -> io::Result<()> {
+        let now = since_boot();
+        // The kernel tells of each address and route; the rest of IPv6 can wait where no router is heard.
+        let earliest = if self.keeper.expects_router(now) { now } else { now + NO_ROUTER };
+        let v6 = self.v6.as_ref().and_then(V6::wake).map(|wake| wake.max(earliest));
+        self.set_timer(self.keeper.wake().into_iter().chain(v6).min())?;
+        let mut fds = vec![signals.as_fd(), self.news.as_fd(), self.timer.as_fd()];
+        fds.extend(self.sockets.iter().flat_map(|(dhcp, arp)| [dhcp.as_fd(), arp.as_fd()]));
+        fds.extend(self.v6.iter().flat_map(V6::fds));
+        wait(&fds)
+    }
+
+    /// Setting it anew also takes back what it has counted. A time that is past comes at once; zero would be never.
+    fn set_timer(&self, wake: Option<Duration>) -> io::Result<()> {
+        let timespec = |time: Duration| rustix::time::Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        let once = Itimerspec {
+            it_interval: timespec(Duration::ZERO),
+            it_value: timespec(wake.unwrap_or_default()),
+        };
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
+        Ok(())
+    }
+
+    /// Tells the keeper of carriers that have come and gone, even of those that came back before we looked.
+    fn look_at_link(&mut self, now: Duration) {
+        netlink::drain(&self.news);
+        let Some(link) = Link::named(&self.link.name) else { return self.keeper.carrier(false, now) };
+        let (has_carrier, changes) = (link.has_carrier(), link.carrier_changes());
+        let is_another = (link.index, link.mac) != (self.link.index, self.link.mac);
+        if is_another || changes != self.carrier_changes {
+            self.keeper.carrier(false, now);
+        }
+        self.carrier_changes = changes;
+        if is_another {
+            self.link = link;
+            self.keeper.set_mac(self.link.mac);
+            self.reopen(now);
+        }
+        self.keeper.carrier(has_carrier, now);
+    }
+
+    /// The link of this name is another one than before, such as an adapter that was plugged in again.
+    fn reopen(&mut self, now: Duration) {
+        let link = &self.link;
+        log::warn!(target: "lease", "another link={} mac={}", link.name, link.mac_text());
+        let address = self.keeper.lease().map(|kept| kept.lease.address);
+        match self.sockets.as_ref().map(|_| sockets(link, address)).transpose() {
+            Ok(sockets) => self.sockets = sockets,
+            Err(error) => log::warn!(target: "lease", "no sockets link={} error={error}", link.name),
+        }
+        self.v6 = self.v6.take().and_then(|_| or_without_v6(V6::begin(link, now), link));
+    }
+
+    /// Takes all that has come.
+    fn take(&mut self, now: Duration) {
+        let (keeper, mut buffer) = (&mut self.keeper, [0; BUFFER]);
+        if let Some((dhcp, arp)) = &self.sockets {
+            while let Some(packet) = arp.receive(&mut buffer) {
+                keeper.receive_arp(packet, now);
+            }
+            while let Some(payload) = dhcp.receive(&mut buffer) {
+                keeper.receive(payload, now);
+            }
+        }
+        let Some(v6) = &mut self.v6 else { return };
+        v6.poll(now);
+        v6.receive(now);
+        keeper.router(v6.ready(now), now);
+        let made = v6.made();
+        if made.is_some() && made != self.made {
+            self.made = made;
+            self.publish();
+        }
+    }
+
+    /// What cannot be done now is said, and done again when the keeper comes back to it.
+    fn act(&mut self, action: Action) {
+        let result = match action {
+            Action::Broadcast(payload) => self.send(|dhcp, _| dhcp.broadcast(&payload)),
+            Action::Unicast { from, to, payload } => self.send(|dhcp, _| dhcp.unicast(from, to, &payload)),
+            Action::Arp(packet) => self.send(|_, arp| arp.broadcast(&packet)),
+            Action::Change { old, new } => {
+                apply::change(self.link.index, &old, &new).and_then(|()| files::change_name(&old, &new))
+            }
+            Action::Publish => {
+                self.publish();
+                Ok(())
+            }
+            Action::Say(level, line) => {
+                log::log!(target: "lease", level, "{line}");
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            log::warn!(target: "lease", "not done link={} error={error}", self.link.name);
+        }
+    }
+
+    fn send(
+        &mut self,
+        send: impl FnOnce(&mut DhcpSocket, &mut ArpSocket) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.sockets.as_mut().map_or(Ok(()), |(dhcp, arp)| send(dhcp, arp))
+    }
+
+    fn publish(&mut self) {
+        let kept = self.keeper.lease();
+        let via = Via {
+            link: self.link.clone(),
+            settings: self.keeper.settings().clone(),
+            lease: kept.map(|kept| kept.lease.clone()),
+            obtained: kept.map(|kept| kept.obtained).unwrap_or_default(),
+            made: self.made,
+            network: self.keeper.network().clone(),
+        };
+        for error in files::publish(&via) {
+            log::warn!(target: "lease", "not written {error}");
+        }
+    }
+}
+
+/// The sockets of DHCPv4; other machines are heard when they claim our address.
+fn sockets(link: &Link, address: Option<Ipv4Addr>) -> io::Result<(DhcpSocket, ArpSocket)> {
+    let (dhcp, mut arp) = (DhcpSocket::open(link)?, ArpSocket::open(link)?);
+    if let Some(address) = address {
+        arp.listen(address)?;
+    }
+    Ok((dhcp, arp))
+}
+
+/// A kernel without IPv6 keeps IPv4.
+fn or_without_v6(begun: io::Result<V6>, link: &Link) -> Option<V6> {
+    begun.map_err(|error| log::warn!(target: "lease", "no IPv6 link={} error={error}", link.name)).ok()
+}
+
+/// Lines on standard error, which is where a service manager keeps them.
+struct Lines;
+
+fn start_log(level: LevelFilter) {
+    log::set_max_level(level);
+    // Only a second call can fail.
+    let _ = log::set_logger(&Lines);
+}
+
+impl Log for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut stderr = io::stderr();
+        let fd = rustix::stdio::stderr();
+        // A reader that has stopped must not stop the renewals.
+        if matches!(poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], Some(&PATIENCE)), Ok(1..)) {
+            let _ = stderr.write_all(format!("{}: {}\n", record.target(), record.args()).as_bytes());
+        }
+    }
+
+    fn flush(&self) {}
+}
