@@ -9,6 +9,12 @@
 #[allow(dead_code)]
 #[path = "../../src/http.rs"]
 mod http;
+#[path = "../../src/sys/names.rs"]
+mod names;
+/// Where the client looks for what it looks up names with.
+mod sys {
+    pub use super::names;
+}
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
