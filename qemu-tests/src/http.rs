@@ -159,7 +159,7 @@ impl Place {
 pub struct FaultServer {
     place: Place,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Option<Acceptor>,
 }
 
 struct Shared {
@@ -170,6 +170,12 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     clients: Mutex<Vec<Client>>,
     closing: AtomicBool,
+}
+
+/// A listening socket and the thread that accepts on it.
+struct Acceptor {
+    listener: TcpListener,
+    thread: JoinHandle<()>,
 }
 
 /// A connection and the thread that serves it.
@@ -197,7 +203,7 @@ impl FaultServer {
             clients: Mutex::default(),
             closing: AtomicBool::new(false),
         });
-        let acceptor = Some(accept_on(listener, &shared));
+        let acceptor = Some(accept_on(listener, &shared)?);
         Ok(Self { place, shared, acceptor })
     }
 
@@ -231,10 +237,11 @@ impl FaultServer {
     pub fn pause(&mut self) {
         let Some(acceptor) = self.acceptor.take() else { return };
         self.shared.closing.store(true, Ordering::SeqCst);
-        // The acceptor looks at the flag once it has a connection: this one. If it fails, another one came first.
-        let _ = self.place.run(|| TcpStream::connect(self.place.address));
+        // This ends the wait for a connection, also where its address is gone already. It is gone with its threads.
+        let _ = rustix::net::shutdown(&acceptor.listener, rustix::net::Shutdown::Both);
+        drop(acceptor.listener);
         // A thread that panicked has closed its sockets, too.
-        let _ = acceptor.join();
+        let _ = acceptor.thread.join();
         for client in std::mem::take(&mut *lock(&self.shared.clients)) {
             let _ = client.stream.shutdown(Shutdown::Both);
             let _ = client.thread.join();
@@ -248,7 +255,7 @@ impl FaultServer {
         }
         let listener = self.place.listen()?;
         self.shared.closing.store(false, Ordering::SeqCst);
-        self.acceptor = Some(accept_on(listener, &self.shared));
+        self.acceptor = Some(accept_on(listener, &self.shared)?);
         Ok(())
     }
 }
@@ -270,9 +277,10 @@ fn glob(pattern: &str, path: &str) -> bool {
     (0..=rest.len()).any(|skipped| rest.get(skipped..).is_some_and(|rest| glob(tail, rest)))
 }
 
-fn accept_on(listener: TcpListener, shared: &Arc<Shared>) -> JoinHandle<()> {
+fn accept_on(listener: TcpListener, shared: &Arc<Shared>) -> Result<Acceptor> {
     let shared = Arc::clone(shared);
-    std::thread::spawn(move || {
+    let kept = listener.try_clone().context("cloning a listening socket")?;
+    let thread = std::thread::spawn(move || {
         for stream in listener.incoming() {
             if shared.closing.load(Ordering::SeqCst) {
                 return;
@@ -287,7 +295,8 @@ fn accept_on(listener: TcpListener, shared: &Arc<Shared>) -> JoinHandle<()> {
             });
             lock(&shared.clients).push(Client { stream: kept, thread });
         }
-    })
+    });
+    Ok(Acceptor { listener: kept, thread })
 }
 
 /// What is left of a request once it is understood.

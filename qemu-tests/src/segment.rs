@@ -361,9 +361,11 @@ impl Worker {
             (Some(vlan), Side::Machine) => untag(&frame, vlan),
             _ => Some(frame),
         };
-        let Some(frame) = frame.filter(|_| !conditions.cut && !self.chance.hits(conditions.loss)) else {
+        let passes = |frame: &Vec<u8>| !conditions.cut && !frame.starts_with(&TO_THE_SWITCH);
+        let Some(frame) = frame.filter(passes) else { return };
+        if self.chance.hits(conditions.loss) {
             return;
-        };
+        }
         let mut at = Instant::now();
         if let Some(rate) = conditions.rate {
             let start = self.ports[from].busy_until.map_or(at, |busy| busy.max(at));
@@ -401,6 +403,10 @@ impl Worker {
         }
     }
 }
+
+/// The addresses that no bridge passes on (IEEE 802.1Q, table 8-1), as those of LACP: they are for the switch itself,
+/// and ours speaks no such thing.
+const TO_THE_SWITCH: [u8; 5] = [0x01, 0x80, 0xc2, 0x00, 0x00];
 
 /// EtherType of IEEE 802.1Q.
 const TAGGED: [u8; 2] = [0x81, 0x00];

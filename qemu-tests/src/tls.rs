@@ -44,8 +44,11 @@ impl Authority {
     /// A new one; its key and those of its servers are of this kind.
     pub fn new(key: Key) -> Result<Self> {
         let folder = TempDir::with_prefix("zstrap-ca-").context("making the folder of an authority")?;
+        // Each has a name of its own: an authority is known by its name first.
+        let name = folder.path().file_name().unwrap_or_default().display().to_string();
+        let subject = format!("/CN={name}");
         let authority = Self { key, folder };
-        let fixed = ["req", "-x509", "-nodes", "-subj", "/CN=zstrap test CA", "-days", "3650"];
+        let fixed = ["req", "-x509", "-nodes", "-subj", &subject, "-days", "3650"];
         let files = ["-keyout", "ca.key", "-out", "ca.pem"];
         authority.openssl(&[fixed.as_slice(), key.options(), &files].concat())?;
         authority.write("index", "")?;

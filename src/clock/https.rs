@@ -12,10 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use ureq::http::Uri;
 use zstrap_formats::identity::Identity;
 use zstrap_formats::time::Timestamp;
@@ -51,7 +52,7 @@ enum DateError {
 /// What all questions share.
 struct Trust {
     provider: Arc<CryptoProvider>,
-    verifier: Arc<WebPkiServerVerifier>,
+    roots: Arc<RootCertStore>,
     proxy: Option<Url>,
     /// Around which time a year of two digits is.
     near: u64,
@@ -101,9 +102,9 @@ fn latest(answers: &mpsc::Receiver<(Url, Result<Told, DateError>)>, mut deadline
 
 fn trust(identity: &Identity, deadline: Instant) -> Result<Trust, Box<dyn std::error::Error>> {
     let (roots, provider) = http::tls_trust(identity)?;
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let roots = Arc::new(roots);
     let near = identity.build_time.unix();
-    Ok(Trust { provider, verifier, proxy: identity.proxy.clone(), near, deadline })
+    Ok(Trust { provider, roots, proxy: identity.proxy.clone(), near, deadline })
 }
 
 /// What the server says, if its certificate is good then.
@@ -111,7 +112,11 @@ fn date_of(server: &Url, trust: &Trust) -> Result<Told, DateError> {
     let uri: Uri = server.as_str().parse().map_err(|_| DateError::Url)?;
     let host = bare_host(&uri).ok_or(DateError::Url)?;
     let name = ServerName::try_from(host).map_err(|_| DateError::Url)?.to_owned();
-    let verifier = Arc::new(Deferring { usual: trust.verifier.clone(), chain: Mutex::new(None) });
+    let verifier = Arc::new(Deferring {
+        roots: trust.roots.clone(),
+        provider: trust.provider.clone(),
+        chain: Mutex::new(None),
+    });
     let mut config = ClientConfig::builder_with_provider(trust.provider.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -184,10 +189,12 @@ fn date_in(head: &[u8], near: u64) -> Option<Timestamp> {
     Timestamp::from_unix(httpdate::parse(value.trim_ascii(), near)?).ok()
 }
 
-/// Checks handshakes as usual, but keeps the chain for a later check, when a date is known.
+/// Checks handshakes as usual, but keeps the chain for a later check, when a date is known. The checks are those of
+/// rustls's own verifier, which itself would bring the code of revocation lists.
 #[derive(Debug)]
 struct Deferring {
-    usual: Arc<WebPkiServerVerifier>,
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
     chain: Mutex<Option<Vec<CertificateDer<'static>>>>,
 }
 
@@ -199,8 +206,16 @@ impl Deferring {
         let (end_entity, intermediates) =
             chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let at = UnixTime::since_unix_epoch(since_1970(at));
-        self.usual.verify_server_cert(end_entity, intermediates, name, &[], at)?;
-        Ok(())
+        let (end_entity, algorithms) =
+            (ParsedCertificate::try_from(end_entity)?, &self.provider.signature_verification_algorithms);
+        verify_server_cert_signed_by_trust_anchor(
+            &end_entity,
+            &self.roots,
+            intermediates,
+            at,
+            algorithms.all,
+        )?;
+        verify_server_name(&end_entity, name)
     }
 }
 
@@ -224,7 +239,12 @@ impl ServerCertVerifier for Deferring {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -233,11 +253,16 @@ impl ServerCertVerifier for Deferring {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.usual.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

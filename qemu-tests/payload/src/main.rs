@@ -68,6 +68,7 @@ fn report() -> Facts {
     facts.extend(lines("mount", &read("/proc/mounts")));
     facts.extend(filesystem());
     facts.extend(network());
+    facts.extend(lines("dns", &read("/run/zstrap/resolv.conf")));
     facts.push(fact("clock", clock()));
     facts.push(fact("tree", tree()));
     facts.extend(memory());

@@ -1,0 +1,231 @@
+//! Several servers of which some are dead, stalled, slow or lying; servers behind a proxy; sites on boot media.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use zstrap_qemu_tests::boot::{BOUND, expect_payload, expect_refusal};
+use zstrap_qemu_tests::dhcp::{Mute, Script};
+use zstrap_qemu_tests::http::{Fault, FaultServer, Place, Rule};
+use zstrap_qemu_tests::lab::Lab;
+use zstrap_qemu_tests::proxy::Proxy;
+use zstrap_qemu_tests::site::{Scene, Tree, noise};
+use zstrap_qemu_tests::tls::{Authority, Key};
+use zstrap_qemu_tests::vm::Vm;
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(600);
+
+/// A scene with a bundle of the payload and one larger file, and a second server for the same site, which comes first
+/// in the identity.
+struct Mirrors {
+    scene: Scene,
+    first: FaultServer,
+    tree: Tree,
+    /// Path and size of the larger file.
+    blob: (String, u64),
+}
+
+fn mirrors(name: &str, size: usize) -> Result<Mirrors> {
+    let mut scene = Scene::new(name)?;
+    let tree = Tree::payload()?;
+    tree.file("srv/big", &noise(size), 0o644)?;
+    scene.publish(&tree, "big")?;
+    scene.add_config("big", &json!({ "version": 1, "bundle": "big", "exec": ["/sbin/init"] }))?;
+    let (blob, size) = scene.blob("big", "./srv/big")?;
+    let first = FaultServer::start(&scene.site())?;
+    scene.identity["servers"] = json!([first.url(), scene.server.url()]);
+    Ok(Mirrors { scene, first, tree, blob: (format!("/{blob}"), size) })
+}
+
+impl Mirrors {
+    /// Boots; the tree must be whole, and the first server be left for the second, with this reason.
+    fn boot_leaving_the_first(&self, why: &str) -> Result<Vm> {
+        let vm = expect_payload(self.scene.machine()?, BOUND)?;
+        vm.assert_line(&format!("payload: tree={}", self.tree.fingerprint()?))?;
+        let (first, second) = (self.first.url(), self.scene.server.url());
+        vm.assert_line(&format!("] servers: left server={first} why={why} for={second}"))?;
+        vm.assert_never("] fail:")?;
+        Ok(vm)
+    }
+
+    /// What was asked of this server of the larger file.
+    fn ranges(&self, server: &FaultServer) -> Vec<Option<String>> {
+        server.requests_for(&self.blob.0).into_iter().map(|request| request.range).collect()
+    }
+}
+
+#[test]
+fn loses_little_time_with_a_first_server_that_swallows_all() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut scene = lab.scene("mirrors-black-hole")?;
+    lab.segment.host(Script::new(2, 50).play().0);
+    lab.segment.host(Mute { address: Ipv4Addr::new(10, 77, 0, 66) });
+    let second = scene.server.url();
+    scene.identity["servers"] = json!(["http://10.77.0.66", second]);
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    let lease = vm.assert_line("] network: lease ")?;
+    let online = vm.assert_line(&format!("] network: online server={second} "))?;
+    vm.assert_line("] network: no answer server=http://10.77.0.66 yet")?;
+    ensure!(online.at < lease.at + Duration::from_secs(5), vm.failed("the dead server cost too much"));
+    vm.assert_never("] fail:")
+}
+
+#[test]
+fn boots_when_the_first_server_refuses_connections() -> Result<()> {
+    let mut mirrors = mirrors("mirrors-refused", 1 << 20)?;
+    mirrors.first.pause();
+    let vm = mirrors.boot_leaving_the_first("dead")?;
+    vm.assert_line(&format!("] network: no answer server={} ", mirrors.first.url()))?;
+    vm.assert_line(&format!("] network: online server={} ", mirrors.scene.server.url())).map(drop)
+}
+
+#[test]
+fn goes_on_at_the_second_server_when_the_first_stalls_half_way() -> Result<()> {
+    let mirrors = mirrors("mirrors-stalled", 4 << 20)?;
+    let (path, size) = &mirrors.blob;
+    mirrors.first.rule(Rule::always(path, Fault::StallAfter(size / 2, FOR_EVER)));
+    let vm = mirrors.boot_leaving_the_first("stalled")?;
+    let ranges = mirrors.ranges(&mirrors.scene.server);
+    ensure!(ranges == [Some(format!("bytes={}-", size / 2))], vm.failed(&format!("{ranges:?}")));
+    Ok(())
+}
+
+#[test]
+fn goes_on_at_the_second_server_when_the_first_cuts_connections() -> Result<()> {
+    let mirrors = mirrors("mirrors-cut", 4 << 20)?;
+    let (path, size) = &mirrors.blob;
+    mirrors.first.rule(Rule::always(path, Fault::CutAfter(size / 4)));
+    let vm = mirrors.boot_leaving_the_first("cut")?;
+    let ranges = mirrors.ranges(&mirrors.scene.server);
+    ensure!(!ranges.contains(&None), vm.failed(&format!("asked again for what was there: {ranges:?}")));
+    Ok(())
+}
+
+#[test]
+fn leaves_a_slow_server_for_a_quick_one() -> Result<()> {
+    let mirrors = mirrors("mirrors-slow", 4 << 20)?;
+    // All of it would take a quarter of an hour.
+    mirrors.first.rule(Rule::always(&mirrors.blob.0, Fault::Trickle(4 * 1024)));
+    let vm = mirrors.boot_leaving_the_first("slow")?;
+    let ranges = mirrors.ranges(&mirrors.scene.server);
+    ensure!(ranges.len() == 1 && ranges != [None], vm.failed(&format!("{ranges:?}")));
+    Ok(())
+}
+
+#[test]
+fn leaves_a_server_that_sends_other_bytes() -> Result<()> {
+    let mirrors = mirrors("mirrors-garbage", 1 << 20)?;
+    mirrors.first.rule(Rule::always("/blobs/*", Fault::FlipByte(7)));
+    mirrors.boot_leaving_the_first("lying")?;
+    // All of the file, and not a part that is to complete the garbage.
+    let ranges = mirrors.ranges(&mirrors.scene.server);
+    ensure!(ranges.last() == Some(&None), "{ranges:?}");
+    Ok(())
+}
+
+#[test]
+fn leaves_a_server_that_does_not_have_the_file() -> Result<()> {
+    let mirrors = mirrors("mirrors-missing", 1 << 20)?;
+    mirrors.first.rule(Rule::always(&mirrors.blob.0, Fault::Status(404)));
+    mirrors.boot_leaving_the_first("missing").map(drop)
+}
+
+#[test]
+fn leaves_a_server_whose_list_is_not_signed_for() -> Result<()> {
+    let mirrors = mirrors("mirrors-bad-list", 1 << 20)?;
+    mirrors.first.rule(Rule::always("/bundles/*.mtree", Fault::FlipByte(40)));
+    let vm = mirrors.boot_leaving_the_first("bad-signature")?;
+    vm.assert_line(&format!("] servers: no good answer server={} ", mirrors.first.url())).map(drop)
+}
+
+#[test]
+fn takes_no_web_page_for_a_server_of_ours() -> Result<()> {
+    let mirrors = mirrors("mirrors-hotspot", 1 << 20)?;
+    mirrors.first.rule(Rule::always("*", Fault::Html));
+    let vm = expect_payload(mirrors.scene.machine()?, BOUND)?;
+    vm.assert_line(&format!("] network: no answer server={} *longer than 64 bytes", mirrors.first.url()))?;
+    vm.assert_line(&format!("] network: online server={} ", mirrors.scene.server.url()))?;
+    vm.assert_never("] fail:")
+}
+
+#[test]
+fn refuses_when_all_servers_lie() -> Result<()> {
+    let mirrors = mirrors("mirrors-all-lie", 1 << 20)?;
+    for server in [&mirrors.first, &mirrors.scene.server] {
+        server.rule(Rule::always(&mirrors.blob.0, Fault::FlipByte(7)));
+    }
+    expect_refusal(&mirrors.scene, "fetch", "sha256").map(drop)
+}
+
+/// Nobody but the proxy knows the name of the server.
+#[test]
+fn boots_through_a_proxy() -> Result<()> {
+    let proxy = Proxy::start()?;
+    let mut scene = Scene::at("mirrors-proxy", Place::user().named("boot.test"))?;
+    scene.identity["proxy"] = json!(proxy.url());
+    let vm = expect_payload(scene.machine()?, BOUND)?;
+    vm.assert_line("] network: online server=http://boot.test:")?;
+    let asked = proxy.asked();
+    ensure!(!asked.is_empty() && asked.iter().all(|line| line.contains("boot.test:")), "{asked:?}");
+    vm.assert_never("] fail:")
+}
+
+#[test]
+fn boots_over_https_through_a_proxy() -> Result<()> {
+    let (proxy, authority) = (Proxy::start()?, Authority::new(Key::Ec)?);
+    let place = Place::user().named("boot.test").tls(authority.server("DNS:boot.test")?);
+    let mut scene = Scene::at("mirrors-proxy-tls", place)?;
+    scene.identity["proxy"] = json!(proxy.url());
+    scene.identity["ca"] = json!(authority.pem()?);
+    let vm = expect_payload(scene.machine()?, BOUND)?;
+    vm.assert_line("] network: online server=https://boot.test:")?;
+    let asked = proxy.asked();
+    let tunnels = asked.iter().all(|line| line.starts_with("CONNECT boot.test:"));
+    ensure!(!asked.is_empty() && tunnels, "{asked:?}");
+    vm.assert_never("] fail:")
+}
+
+/// A scene without network cards, its site in the folder `site` of a medium that this command makes.
+fn boots_from_media(name: &str, make: impl FnOnce(&Scene, &str) -> Command) -> Result<()> {
+    let mut scene = Scene::new(name)?;
+    scene.identity["servers"] = json!(["file:///site"]);
+    let medium: PathBuf = scene.site().with_file_name("medium");
+    let medium = medium.display().to_string();
+    let output = make(&scene, &medium).output()?;
+    ensure!(output.status.success(), "making the medium: {}", String::from_utf8_lossy(&output.stderr));
+    let drive = format!("if=none,id=medium,format=raw,readonly=on,file={medium}");
+    let disk = ["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"];
+    let vm = expect_payload(scene.machine()?.nics(0).arguments(&disk), BOUND)?;
+    vm.assert_line("] media: found url=file:///site device=vda ")?;
+    vm.assert_line("] network: online server=file:///site ")?;
+    vm.assert_line(&format!("payload: tree={}", Tree::small()?.fingerprint()?))?;
+    ensure!(scene.server.requests().is_empty(), vm.failed("the network was used"));
+    // Nothing of the medium stays mounted.
+    vm.assert_never("payload: mount=/dev/vda")
+}
+
+#[test]
+fn boots_from_an_iso_without_any_network() -> Result<()> {
+    boots_from_media("mirrors-iso", |scene, medium| {
+        let mut command = Command::new("bsdtar");
+        command
+            .args(["-cf", medium, "--format=iso9660", "-C"])
+            .arg(scene.site().with_file_name(""))
+            .arg("site");
+        command
+    })
+}
+
+#[test]
+fn boots_from_a_fat_stick_without_any_network() -> Result<()> {
+    boots_from_media("mirrors-fat", |scene, medium| {
+        let mut command = Command::new("sh");
+        let make = r#"mformat -C -F -T 131072 -i "$1" :: && mcopy -s -i "$1" "$2" ::"#;
+        command.args(["-ec", make, "sh", medium]).arg(scene.site());
+        command
+    })
+}

@@ -1,0 +1,318 @@
+//! What DHCP servers and networks do to a node that wants to boot.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use zstrap_qemu_tests::boot::{BOUND, expect_payload};
+use zstrap_qemu_tests::dhcp::{
+    DECLINE, DISCOVER, DNS, HOSTNAME, Heard, MTU, Mute, ROUTER as ROUTER_OPTION, ROUTES, SEARCH, Script,
+};
+use zstrap_qemu_tests::http::Place;
+use zstrap_qemu_tests::lab::{Lab, ROUTER6};
+use zstrap_qemu_tests::segment::Segment;
+use zstrap_qemu_tests::site::Scene;
+use zstrap_qemu_tests::vm::{Reason, Vm};
+
+/// A lab with a scene in it and a server that follows this script.
+fn scripted(name: &str, script: Script) -> Result<(Lab, Scene, Heard)> {
+    let lab = Lab::new()?;
+    let scene = lab.scene(name)?;
+    let (server, heard) = script.play();
+    lab.segment.host(server);
+    Ok((lab, scene, heard))
+}
+
+/// Boots with one card on a segment with such a server.
+fn boot(name: &str, script: Script) -> Result<(Vm, Heard)> {
+    let (lab, scene, heard) = scripted(name, script)?;
+    Ok((expect_payload(lab.machine(&scene)?, BOUND)?, heard))
+}
+
+/// A segment of its own with such a server and nothing else.
+fn elsewhere(script: Script) -> Result<(Segment, Heard)> {
+    let segment = Segment::new(2)?;
+    let (server, heard) = script.play();
+    segment.host(server);
+    Ok((segment, heard))
+}
+
+#[test]
+fn boots_with_a_lease_of_dnsmasq() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = lab.scene("network-dnsmasq")?;
+    let options = [
+        "--dhcp-range=10.77.0.50,10.77.0.60,120",
+        "--dhcp-option=option:ntp-server,10.77.0.1",
+        "--dhcp-option=option:mtu,1400",
+        "--dhcp-option=option:domain-search,one.test,two.test",
+        "--dhcp-option=option:classless-static-route,198.51.100.0/24,10.77.0.9,0.0.0.0/0,10.77.0.1",
+        "--dhcp-host=52:54:00:12:34:56,10.77.0.77,node7",
+    ];
+    let _dnsmasq = lab.dnsmasq(&options)?;
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_line("] network: lease addr=10.77.0.77/24 gw=10.77.0.1 link=eth0 ")?;
+    let told = [
+        "hostname=node7",
+        "mtu=eth0 1400",
+        "dns=search one.test two.test",
+        "route=198.51.100.0/255.255.255.0 via 10.77.0.9 eth0",
+        "route=0.0.0.0/0.0.0.0 via 10.77.0.1 eth0",
+    ];
+    for told in told {
+        vm.assert_line(&format!("payload: {told}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn boots_with_a_lease_of_kea() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = lab.scene("network-kea")?;
+    let mut kea = lab.kea4(json!({
+        "valid-lifetime": 120,
+        "subnet4": [{
+            "id": 1,
+            "subnet": "10.77.0.0/24",
+            "pools": [{ "pool": "10.77.0.50 - 10.77.0.60" }],
+            "option-data": [
+                { "name": "routers", "data": "10.77.0.1" },
+                { "name": "domain-name-servers", "data": "10.77.0.1" },
+            ],
+        }],
+    }))?;
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 gw=10.77.0.1 link=eth0 ")?;
+    kea.check()
+}
+
+#[test]
+fn boots_once_a_silent_server_speaks_after_45_s() -> Result<()> {
+    let (vm, heard) = boot("network-silent", Script::new(2, 50).silent(Duration::from_secs(45)))?;
+    vm.assert_line("] network: waiting at-most=*s longer: no DHCP lease*on eth0 within ")?;
+    let lease = vm.assert_line("] network: lease addr=10.77.0.50/24 gw=10.77.0.1 link=eth0 ")?;
+    let discovers: Vec<_> = heard.all().into_iter().filter(|message| message.kind == DISCOVER).collect();
+    let last = discovers.last().map(|message| message.at).unwrap_or_default();
+    // It asks often enough to lose no more than the longest pause of RFC 2131, 4.1, would.
+    ensure!(last < Duration::from_secs(65), vm.failed(&format!("asked at {discovers:?}, lease at {lease}")));
+    ensure!(discovers.len() >= 4, vm.failed(&format!("asked only at {discovers:?}")));
+    Ok(())
+}
+
+#[test]
+fn boots_with_a_server_that_takes_5_s_for_each_answer() -> Result<()> {
+    let (vm, _) = boot("network-late", Script::new(2, 50).late(Duration::from_secs(5)))?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 ").map(drop)
+}
+
+#[test]
+fn boots_after_a_nak() -> Result<()> {
+    let (vm, heard) = boot("network-nak", Script::new(2, 50).naks(1))?;
+    vm.assert_line("] network: DHCP refused link=eth0 server=10.77.0.2")?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 ")?;
+    // It began anew (RFC 2131, 3.1.4).
+    ensure!(heard.count(DISCOVER) >= 2, vm.failed(&format!("heard {:?}", heard.all())));
+    Ok(())
+}
+
+#[test]
+fn boots_through_the_second_nic_when_the_first_gets_naks_for_ever() -> Result<()> {
+    let (lab, scene, _) = scripted("network-naks", Script::new(2, 50).late(Duration::from_secs(3)))?;
+    let (refusing, heard) = elsewhere(Script::new(3, 90).naks(u32::MAX))?;
+    let machine = scene.machine()?.nics(0).wire(&refusing)?.wire(&lab.segment)?;
+    let vm = expect_payload(machine, BOUND)?;
+    vm.assert_line("] network: DHCP refused link=eth0 server=10.77.0.3")?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 gw=10.77.0.1 link=eth1 ")?;
+    // A refusal is no reason to flood the network.
+    ensure!(heard.all().len() < 30, vm.failed(&format!("{} messages", heard.all().len())));
+    vm.assert_never("addr=10.77.0.90")
+}
+
+#[test]
+fn boots_with_a_lease_without_name_server() -> Result<()> {
+    let (vm, _) = boot("network-no-dns", Script::new(2, 50).without(DNS))?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 gw=10.77.0.1 link=eth0 ")?;
+    vm.assert_line("] network: lease without name server link=eth0").map(drop)
+}
+
+#[test]
+fn boots_with_a_lease_without_gateway_when_the_server_is_near() -> Result<()> {
+    let (vm, _) = boot("network-no-gateway", Script::new(2, 50).without(ROUTER_OPTION))?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 gw=none link=eth0 ")?;
+    vm.assert_line("] network: lease without gateway link=eth0").map(drop)
+}
+
+/// A lease is no success: the first link has one that leads nowhere, the server is beyond the router of the second.
+#[test]
+fn leaves_a_link_whose_lease_has_no_gateway() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.namespace.ip("address add 10.88.0.1/32 dev lo")?;
+    let scene =
+        Scene::at("network-leaves", Place::inside(&lab.namespace, Ipv4Addr::new(10, 88, 0, 1).into()))?;
+    let (near, _) = elsewhere(Script::new(3, 90).without(ROUTER_OPTION))?;
+    let (server, _) = Script::new(2, 50).late(Duration::from_secs(2)).play();
+    lab.segment.host(server);
+    let vm = expect_payload(scene.machine()?.nics(0).wire(&near)?.wire(&lab.segment)?, BOUND)?;
+    let tried = vm.assert_line("] network: lease addr=10.77.0.90/24 gw=none link=eth0 ")?;
+    let left = vm.assert_line("] network: left link=eth0 why=no-server")?;
+    let online = vm.assert_line("] network: online server=*link=eth1 ")?;
+    ensure!(tried.index < left.index && left.index < online.index, vm.failed("in another order"));
+    Ok(())
+}
+
+#[test]
+fn prefers_the_offer_that_has_all_that_is_needed() -> Result<()> {
+    let (lab, scene, poor) =
+        scripted("network-two-servers", Script::new(3, 90).without(ROUTER_OPTION).without(DNS))?;
+    let (rich, _) = Script::new(2, 50).late(Duration::from_millis(500)).play();
+    lab.segment.host(rich);
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 gw=10.77.0.1 link=eth0 ")?;
+    ensure!(poor.count(DISCOVER) > 0, vm.failed("the other server was never asked"));
+    vm.assert_never("addr=10.77.0.90")
+}
+
+#[test]
+fn obeys_the_mtu_the_name_and_the_routes_of_a_lease() -> Result<()> {
+    // 198.51.100.0/24 by 10.77.0.9 and everything by 10.77.0.1 (RFC 3442): option 3 no longer counts.
+    let routes = [24, 198, 51, 100, 10, 77, 0, 9, 0, 10, 77, 0, 1];
+    // one.test and two.test, the second by a pointer at the first's `test` (RFC 3397).
+    let search = b"\x03one\x04test\x00\x03two\xc0\x04";
+    let script = Script::new(2, 50)
+        .with(MTU, &1280_u16.to_be_bytes())
+        .with(HOSTNAME, b"node7")
+        .with(ROUTER_OPTION, &[10, 77, 0, 200])
+        .with(ROUTES, &routes)
+        .with(SEARCH, search);
+    let (vm, _) = boot("network-mtu", script)?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 gw=10.77.0.1 link=eth0 ")?;
+    let told = [
+        "mtu=eth0 1280",
+        "hostname=node7",
+        "dns=search one.test two.test",
+        "route=198.51.100.0/255.255.255.0 via 10.77.0.9 eth0",
+        "route=0.0.0.0/0.0.0.0 via 10.77.0.1 eth0",
+    ];
+    for told in told {
+        vm.assert_line(&format!("payload: {told}"))?;
+    }
+    vm.assert_never("via 10.77.0.200")
+}
+
+#[test]
+fn boots_with_a_server_that_ignores_the_broadcast_flag() -> Result<()> {
+    let (vm, heard) = boot("network-unicast", Script::new(2, 50).deaf_to_the_broadcast_flag())?;
+    vm.assert_line("] network: lease addr=10.77.0.50/24 ")?;
+    ensure!(heard.count(DISCOVER) == 1, vm.failed(&format!("heard {:?}", heard.all())));
+    Ok(())
+}
+
+#[test]
+fn declines_an_address_that_another_machine_has() -> Result<()> {
+    let (lab, scene, heard) = scripted("network-conflict", Script::new(2, 50))?;
+    lab.segment.host(Mute { address: Ipv4Addr::new(10, 77, 0, 50) });
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_line("] network: lease declined addr=10.77.0.50 link=eth0: another machine has it")?;
+    vm.assert_line("] network: lease addr=10.77.0.51/24 gw=10.77.0.1 link=eth0 ")?;
+    let declined: Vec<_> = heard.all().into_iter().filter(|message| message.kind == DECLINE).collect();
+    let addresses: Vec<_> = declined.iter().map(|message| message.address).collect();
+    ensure!(addresses == [Ipv4Addr::new(10, 77, 0, 50)], vm.failed(&format!("declined {addresses:?}")));
+    vm.assert_never("payload: address=10.77.0.50")
+}
+
+/// The first name server is dead, the second knows the name.
+#[test]
+fn boots_by_name_although_the_first_name_server_is_dead() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-dead-dns", lab.place().named("boot.test"))?;
+    let options = [
+        "--port=53",
+        "--local=/test/",
+        "--host-record=boot.test,10.77.0.1",
+        "--dhcp-range=10.77.0.50,10.77.0.60,120",
+        "--dhcp-option=option:dns-server,10.77.0.66,10.77.0.1",
+    ];
+    let _dnsmasq = lab.dnsmasq(&options)?;
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_line("] network: online server=http://boot.test:*link=eth0 ").map(drop)
+}
+
+/// A name server without others behind it refuses to say whether there is an IPv6 address, too (dnsmasq from 2.86 on).
+#[test]
+fn boots_by_name_although_the_name_server_refuses_to_look_for_ipv6() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-refused-dns", lab.place().named("boot.test"))?;
+    let options =
+        ["--port=53", "--host-record=boot.test,10.77.0.1", "--dhcp-range=10.77.0.50,10.77.0.60,120"];
+    let _dnsmasq = lab.dnsmasq(&options)?;
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_line("] network: online server=http://boot.test:*link=eth0 ")?;
+    vm.assert_never("] fail:")
+}
+
+/// No name server answers at all: that costs some seconds, then the server that is known by address is asked.
+#[test]
+fn asks_the_next_server_when_a_name_is_not_answered() -> Result<()> {
+    let mut scene = Scene::new("network-no-name")?;
+    let second = scene.server.url();
+    scene.identity["servers"] = json!(["http://boot.test:8080", second]);
+    let network = ["-netdev", "user,id=net0,dns=10.0.2.99", "-device", "virtio-net-pci,netdev=net0,romfile="];
+    let vm = expect_payload(scene.machine()?.nics(0).arguments(&network), BOUND)?;
+    vm.assert_line("] network: no answer server=http://boot.test:8080 ")?;
+    vm.assert_line(&format!("] network: online server={second} link=eth0 ")).map(drop)
+}
+
+#[test]
+fn boots_on_a_bad_wire() -> Result<()> {
+    let (lab, scene, _) = scripted("network-bad-wire", Script::new(2, 50))?;
+    lab.segment.set(|wire| {
+        (wire.loss, wire.duplicates) = (0.02, 0.02);
+        (wire.delay, wire.jitter) = (Duration::from_millis(5), Duration::from_millis(10));
+    });
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_never("] fail:")
+}
+
+#[test]
+fn boots_on_a_user_network_of_ipv6_only() -> Result<()> {
+    let scene = Scene::at("network-ipv6-user", Place::user6())?;
+    let network = ["-netdev", "user,id=net0,ipv4=off", "-device", "virtio-net-pci,netdev=net0,romfile="];
+    let vm = expect_payload(scene.machine()?.nics(0).arguments(&network), BOUND)?;
+    // Whether it names a name server depends on what the host has.
+    vm.assert_line("] network: auto6 addr=fec0::*/64 gw=fe80::2 link=eth0 ").map(drop)
+}
+
+/// Addresses by router advertisements, the name server by stateless DHCPv6, and a server that is known by name.
+#[test]
+fn boots_on_a_network_of_ipv6_only_by_name() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-ipv6-dnsmasq", lab.place6().named("boot.test"))?;
+    let options = [
+        "--enable-ra",
+        "--dhcp-range=fd00:77::,ra-stateless,64",
+        "--dhcp-option=option6:dns-server,[fd00:77::1]",
+        "--dhcp-option=option6:domain-search,one.test",
+        "--port=53",
+        "--local=/test/",
+        &format!("--host-record=boot.test,{ROUTER6}"),
+    ];
+    let dnsmasq = lab.dnsmasq(&options)?;
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_line("] network: auto6 addr=fd00:77::*/64 gw=fe80::*link=eth0 ")?;
+    vm.assert_line("] network: online server=http://boot.test:*link=eth0 ")?;
+    vm.assert_line("payload: dns=nameserver fd00:77::1")?;
+    vm.assert_line("payload: dns=search one.test")?;
+    ensure!(dnsmasq.count("RTR-ADVERT") > 0, vm.failed("no router advertisement was sent"));
+    Ok(())
+}
+
+#[test]
+fn says_that_nobody_leases_addresses() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = lab.scene("network-nobody")?;
+    let mut vm = lab.machine(&scene)?.append("zstrap.tries=1 zstrap.reboot_after=1").start()?;
+    vm.expect_exit(&Reason::Reset, Duration::from_secs(150))?;
+    vm.assert_line("] network: refused reason=no-lease")?;
+    vm.assert_line("] fail: because: no DHCP lease*on eth0 within ").map(drop)
+}
