@@ -13,7 +13,7 @@ mod http;
 mod names;
 /// Where the client looks for what it looks up names with.
 mod sys {
-    pub use super::names;
+    pub(crate) use super::names;
 }
 
 use std::io::{Read, Write};
