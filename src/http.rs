@@ -14,9 +14,12 @@ use rustls::sign::SigningKey;
 use ureq::Agent;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::unversioned::transport::DefaultConnector;
 use zstrap_formats::identity::Identity;
 use zstrap_formats::time::Timestamp;
 use zstrap_formats::url::Url;
+
+use crate::sys::names::EachFamily;
 
 /// How long a server is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,7 +287,7 @@ impl Server {
             Some(proxy) => Some(ureq::Proxy::new(proxy.as_str()).map_err(ServerError::Proxy)?),
             None => None,
         };
-        let agent = Agent::config_builder()
+        let config = Agent::config_builder()
             .tls_config(tls(identity)?)
             // Never what a variable of the environment says.
             .proxy(proxy)
@@ -297,8 +300,8 @@ impl Server {
             .timeout_recv_response(Some(patience.answer))
             .timeout_per_read(Some(patience.stall))
             .max_idle_connections_per_host(CONNECTIONS)
-            .build()
-            .new_agent();
+            .build();
+        let agent = Agent::with_parts(config, DefaultConnector::default(), EachFamily::default());
         Ok(Self { base: base.clone(), agent, patience })
     }
 

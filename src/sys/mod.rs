@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub mod fake;
 pub mod linux;
+pub mod names;
 
 use std::ffi::CString;
 use std::io::{self, Write};

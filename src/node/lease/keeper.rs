@@ -200,7 +200,7 @@ impl Keeper {
     /// down.
     pub fn carrier(&mut self, has_carrier: bool, now: Duration) {
         match (self.has_carrier, has_carrier) {
-            (true, false) => self.warn("carrier-lost"),
+            (true, false) => self.warn(format!("carrier-lost addr={}", self.address())),
             (false, true) => self.came_back(now),
             _ => {}
         }
@@ -217,7 +217,7 @@ impl Keeper {
     }
 
     fn came_back(&mut self, now: Duration) {
-        self.say("carrier-back");
+        self.say(format!("carrier-back addr={}", self.address()));
         self.router_patience = now + ROUTER;
         self.is_rebinding = false;
         self.change(Settings::default());
@@ -252,7 +252,7 @@ impl Keeper {
         if is_bound && !self.is_rebinding {
             self.is_rebinding = true;
             let server = self.lease.as_ref().map(|kept| kept.lease.server);
-            self.warn(&format!("rebind silent={}", shown(server)));
+            self.warn(format!("rebind addr={} silent={}", self.address(), shown(server)));
         }
     }
 
@@ -261,11 +261,14 @@ impl Keeper {
             Event::Leased(lease) => self.leased("obtained", lease, now),
             Event::Renewed(lease) => self.leased("renewed", lease, now),
             Event::Refused { server } => {
-                self.warn(&format!("refused server={server}"));
+                self.warn(format!("refused addr={} server={server}", self.address()));
                 self.lose();
             }
             Event::Conflict { address } => {
-                self.warn(&format!("declined conflict={address}: another machine has it"));
+                self.warn(format!(
+                    "declined addr={} conflict={address}: another machine has it",
+                    self.address()
+                ));
                 self.lose();
             }
             Event::Expired => self.expire(),
@@ -278,13 +281,13 @@ impl Keeper {
         let server = lease.server;
         let obtained = self.client.as_ref().and_then(Client::obtained).unwrap_or(now);
         self.lease = Some(Kept { lease, obtained });
-        self.say(&format!("{verb} for={time} server={server}"));
+        self.say(format!("{verb} addr={} for={time} server={server}", self.address()));
         self.refresh();
     }
 
     fn expire(&mut self) {
         // Its client has begun anew by itself, or was at it already.
-        self.warn("expired");
+        self.warn(format!("expired addr={}", self.address()));
         self.lose();
     }
 
@@ -301,8 +304,7 @@ impl Keeper {
         if wanted != self.has {
             let old = std::mem::replace(&mut self.has, wanted);
             self.change(old);
-            let line = changed(&self.has);
-            self.actions.push_back(Action::Say(Level::Info, line));
+            self.say(changed(&self.has));
         }
         self.actions.push_back(Action::Publish);
     }
@@ -326,22 +328,17 @@ impl Keeper {
         wanted
     }
 
-    fn say(&mut self, what: &str) {
-        let line = self.line(what);
+    fn say(&mut self, line: String) {
         self.actions.push_back(Action::Say(Level::Info, line));
     }
 
-    fn warn(&mut self, what: &str) {
-        let line = self.line(what);
+    fn warn(&mut self, line: String) {
         self.actions.push_back(Action::Say(Level::Warn, line));
     }
 
-    /// Verb first, then the address that it is about.
-    fn line(&self, what: &str) -> String {
-        let (verb, rest) = what.find(" ").map_or((what, ""), |at| what.split_at(at));
-        let address =
-            self.lease.as_ref().map(|Kept { lease, .. }| format!("{}/{}", lease.address, lease.prefix));
-        format!("{verb} addr={}{rest}", shown(address))
+    /// The address in use, for the log.
+    fn address(&self) -> String {
+        shown(self.lease.as_ref().map(|Kept { lease, .. }| format!("{}/{}", lease.address, lease.prefix)))
     }
 }
 
