@@ -100,6 +100,13 @@ impl Script {
         self
     }
 
+    /// Leases this address from now on.
+    #[must_use]
+    pub fn leasing(mut self, host: u8) -> Self {
+        self.pool = vec![Ipv4Addr::new(10, 77, 0, host)];
+        self
+    }
+
     /// Says nothing for so long after the first message.
     #[must_use]
     pub fn silent(mut self, time: Duration) -> Self {
@@ -128,16 +135,19 @@ impl Script {
         self
     }
 
-    /// The host that does all this, and what it will have heard.
-    pub fn play(self) -> (Server, Heard) {
-        let heard = Heard::default();
-        (Server { script: self, started: None, given: 0, heard: heard.clone() }, heard)
+    /// The host that does all this, and a handle to it.
+    pub fn play(self) -> (Server, Handle) {
+        let handle = Handle { heard: Arc::default(), script: Arc::new(Mutex::new(self)) };
+        (Server { started: None, given: 0, handle: handle.clone() }, handle)
     }
 }
 
-/// The messages that a server got; clones are the same record.
-#[derive(Clone, Debug, Default)]
-pub struct Heard(Arc<Mutex<Vec<Message>>>);
+/// What a server got, and what it does from now on; clones are of the same server.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    heard: Arc<Mutex<Vec<Message>>>,
+    script: Arc<Mutex<Script>>,
+}
 
 /// A message of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,10 +160,20 @@ pub struct Message {
     pub address: Ipv4Addr,
 }
 
-impl Heard {
-    /// All so far.
+impl Handle {
+    /// Has the server do something else.
+    pub fn change(&self, change: impl FnOnce(Script) -> Script) {
+        let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        *script = change(script.clone());
+    }
+
+    fn script(&self) -> Script {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All messages so far.
     pub fn all(&self) -> Vec<Message> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many of that kind.
@@ -162,44 +182,51 @@ impl Heard {
     }
 
     fn add(&self, message: Message) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).push(message);
     }
 }
 
 /// A [`Script`] that plays.
 pub struct Server {
-    script: Script,
     started: Option<Instant>,
     /// How many addresses of the pool were declined.
     given: usize,
-    heard: Heard,
+    handle: Handle,
 }
 
 impl Host for Server {
     fn receive(&mut self, frame: &[u8]) -> Vec<(Duration, Vec<u8>)> {
-        if let Some(answer) = answer_arp(frame, self.script.server, self.script.mac) {
+        let script = self.handle.script();
+        // The segment is a hub: what is for another server comes here as well.
+        if !frame.starts_with(&script.mac) && !frame.starts_with(&BROADCAST_MAC) {
+            return Vec::new();
+        }
+        if let Some(answer) = answer_arp(frame, script.server, script.mac) {
             return vec![(Duration::ZERO, answer)];
         }
         let Some(message) = client_message(frame) else { return Vec::new() };
         let age = self.started.get_or_insert_with(Instant::now).elapsed();
-        let answer = self.answer(message, age).filter(|_| age >= self.script.silent);
-        answer.map(|answer| (self.script.late, answer)).into_iter().collect()
+        let answer = self.answer(&script, message, age);
+        answer.map(|answer| (script.late, answer)).into_iter().collect()
     }
 }
 
 impl Server {
-    fn answer(&mut self, message: &[u8], age: Duration) -> Option<Vec<u8>> {
+    fn answer(&mut self, script: &Script, message: &[u8], age: Duration) -> Option<Vec<u8>> {
         let kind = *option(message, MESSAGE_TYPE)?.first()?;
         let named = option(message, REQUESTED).unwrap_or(&message[CIADDR..CIADDR + 4]);
         let address = Ipv4Addr::from(<[u8; 4]>::try_from(named).ok()?);
-        self.heard.add(Message { kind, at: age, address });
-        let asks_another =
-            option(message, SERVER_ID).is_some_and(|server| server != self.script.server.octets());
+        self.handle.add(Message { kind, at: age, address });
+        let asks_another = option(message, SERVER_ID).is_some_and(|server| server != script.server.octets());
+        if asks_another || age < script.silent {
+            return None;
+        }
         let kind = match kind {
             DISCOVER => OFFER,
-            REQUEST if asks_another => return None,
-            REQUEST if age >= self.script.silent && self.script.naks > 0 => {
-                self.script.naks = self.script.naks.saturating_sub(u32::from(self.script.naks < u32::MAX));
+            REQUEST if script.naks > 0 => {
+                if script.naks < u32::MAX {
+                    self.handle.change(|script| Script { naks: script.naks - 1, ..script });
+                }
                 NAK
             }
             REQUEST => ACK,
@@ -209,12 +236,13 @@ impl Server {
             }
             _ => return None,
         };
-        Some(self.frame(kind, message))
+        let address = script.pool.get(self.given).copied().filter(|_| kind != NAK);
+        Some(script.frame(kind, address.unwrap_or(Ipv4Addr::UNSPECIFIED), message))
     }
+}
 
-    fn frame(&self, kind: u8, request: &[u8]) -> Vec<u8> {
-        let nothing = Ipv4Addr::UNSPECIFIED;
-        let address = self.script.pool.get(self.given).copied().filter(|_| kind != NAK).unwrap_or(nothing);
+impl Script {
+    fn frame(&self, kind: u8, address: Ipv4Addr, request: &[u8]) -> Vec<u8> {
         let mut message = vec![0; OPTIONS - COOKIE.len()];
         message[..4].copy_from_slice(&[2, 1, 6, 0]);
         // The transaction, the flags and the hardware address are the client's.
@@ -224,27 +252,27 @@ impl Server {
         message[16..20].copy_from_slice(&address.octets());
         message.extend(COOKIE);
         message.extend([MESSAGE_TYPE, 1, kind, SERVER_ID, 4]);
-        message.extend(self.script.server.octets());
-        for (code, value) in self.script.options.iter().filter(|_| kind != NAK) {
+        message.extend(self.server.octets());
+        for (code, value) in self.options.iter().filter(|_| kind != NAK) {
             message.extend([*code, value.len() as u8]);
             message.extend(value);
         }
         message.push(255);
+        let (mac, to) = self.client(kind, address, request);
+        udp_frame((self.mac, self.server, 67), (mac, to, 68), &message)
+    }
+
+    /// Where an answer goes (RFC 2131, 4.1).
+    fn client(&self, kind: u8, address: Ipv4Addr, request: &[u8]) -> ([u8; 6], Ipv4Addr) {
         let own = Ipv4Addr::from(<[u8; 4]>::try_from(&request[CIADDR..CIADDR + 4]).unwrap_or_default());
-        let broadcast = kind == NAK
-            || own.is_unspecified() && self.script.obeys_broadcast_flag && request[FLAGS] & 0x80 != 0;
-        let to = if broadcast {
-            Ipv4Addr::BROADCAST
-        } else if own.is_unspecified() {
-            address
-        } else {
-            own
-        };
-        let mut client = BROADCAST_MAC;
-        if !broadcast {
-            client.copy_from_slice(&request[CHADDR..CHADDR + 6]);
+        let mac = <[u8; 6]>::try_from(&request[CHADDR..CHADDR + 6]).unwrap_or_default();
+        let wants_broadcast = self.obeys_broadcast_flag && request[FLAGS] & 0x80 != 0;
+        match own.is_unspecified() {
+            _ if kind == NAK => (BROADCAST_MAC, Ipv4Addr::BROADCAST),
+            false => (mac, own),
+            true if wants_broadcast => (BROADCAST_MAC, Ipv4Addr::BROADCAST),
+            true => (mac, address),
         }
-        udp_frame((self.script.mac, self.script.server, 67), (client, to, 68), &message)
     }
 }
 

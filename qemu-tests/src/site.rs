@@ -383,6 +383,11 @@ impl Tree {
         fs::set_permissions(&path, permissions).with_context(|| format!("chmod of {}", path.display()))
     }
 
+    /// The text of a file.
+    pub fn read(&self, path: &str) -> Result<String> {
+        fs::read_to_string(self.0.path().join(path)).with_context(|| format!("reading {path} of a tree"))
+    }
+
     /// Adds a folder.
     pub fn folder(&self, path: &str) -> Result<()> {
         fs::create_dir_all(self.0.path().join(path)).with_context(|| format!("making {path}"))

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
 use zstrap_qemu_tests::dhcp::{
-    DECLINE, DISCOVER, DNS, HOSTNAME, Heard, MTU, Mute, ROUTER as ROUTER_OPTION, ROUTES, SEARCH, Script,
+    DECLINE, DISCOVER, DNS, HOSTNAME, Handle, MTU, Mute, ROUTER as ROUTER_OPTION, ROUTES, SEARCH, Script,
 };
 use zstrap_qemu_tests::http::Place;
 use zstrap_qemu_tests::lab::{Lab, ROUTER6};
@@ -16,7 +16,7 @@ use zstrap_qemu_tests::site::Scene;
 use zstrap_qemu_tests::vm::{Reason, Vm};
 
 /// A lab with a scene in it and a server that follows this script.
-fn scripted(name: &str, script: Script) -> Result<(Lab, Scene, Heard)> {
+fn scripted(name: &str, script: Script) -> Result<(Lab, Scene, Handle)> {
     let lab = Lab::new()?;
     let scene = lab.scene(name)?;
     let (server, heard) = script.play();
@@ -25,13 +25,13 @@ fn scripted(name: &str, script: Script) -> Result<(Lab, Scene, Heard)> {
 }
 
 /// Boots with one card on a segment with such a server.
-fn boot(name: &str, script: Script) -> Result<(Vm, Heard)> {
+fn boot(name: &str, script: Script) -> Result<(Vm, Handle)> {
     let (lab, scene, heard) = scripted(name, script)?;
     Ok((expect_payload(lab.machine(&scene)?, BOUND)?, heard))
 }
 
 /// A segment of its own with such a server and nothing else.
-fn elsewhere(script: Script) -> Result<(Segment, Heard)> {
+fn elsewhere(script: Script) -> Result<(Segment, Handle)> {
     let segment = Segment::new(2)?;
     let (server, heard) = script.play();
     segment.host(server);
