@@ -111,9 +111,15 @@ impl Scene {
         Ok(folder)
     }
 
-    /// Publishes a tree as a bundle for amd64.
+    /// Publishes a tree as a bundle for amd64, without compressed blobs: a fault of a blob then meets all who ask for
+    /// that content.
     pub fn publish(&self, tree: &Tree, bundle: &str) -> Result<()> {
-        publish(&tree.0, &self.site(), bundle, &self.signers)
+        publish(&tree.0, &self.site(), bundle, &self.signers, &[&"--no-zstd"])
+    }
+
+    /// The same with compressed blobs, as `zstrap publish` does it unless told otherwise.
+    pub fn publish_packed(&self, tree: &Tree, bundle: &str) -> Result<()> {
+        publish(&tree.0, &self.site(), bundle, &self.signers, &[])
     }
 
     /// Publishes a config that `zstrap` accepts, and has the next machine use it.
@@ -245,7 +251,7 @@ impl Template {
         let keys = home.join("keys");
         zstrap(&[&"key", &"new", &"--out", &keys, &"--name", &"admin", &"--no-password"])?;
         let signers = [keys.join("admin.key")];
-        publish(&Tree::small()?.0, &home.join("site"), SMALL, &signers)?;
+        publish(&Tree::small()?.0, &home.join("site"), SMALL, &signers, &[&"--no-zstd"])?;
         add_config(home, SMALL, &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"] }), &signers)?;
         make_image(home, &keys.join("admin.pub"))?;
         Ok(Self { folder })
@@ -311,11 +317,17 @@ fn make_image(home: &Path, public_key: &Path) -> Result<()> {
     zstrap(&[place.as_slice(), &identity, &system].concat()).map(drop)
 }
 
-fn publish(tree: &TempDir, site: &Path, bundle: &str, signers: &[PathBuf]) -> Result<()> {
+fn publish(
+    tree: &TempDir,
+    site: &Path,
+    bundle: &str,
+    signers: &[PathBuf],
+    options: &[&dyn AsRef<OsStr>],
+) -> Result<()> {
     let folder = tree.path();
     let what: [&dyn AsRef<OsStr>; 8] =
         [&"publish", &folder, &"--site", &site, &"--bundle", &bundle, &"--arch", &"amd64"];
-    zstrap(&[what.as_slice(), &key_options(signers)].concat()).map(drop)
+    zstrap(&[what.as_slice(), &key_options(signers), options].concat()).map(drop)
 }
 
 fn add_config(home: &Path, name: &str, config: &Value, signers: &[PathBuf]) -> Result<()> {

@@ -23,7 +23,7 @@ use crate::stages;
 use crate::stamps::Stamps;
 
 /// The final program of both.
-const PROGRAM: &[u8] = include_bytes!("program");
+pub const PROGRAM: &[u8] = include_bytes!("program");
 
 /// The bundle and the config that is booted.
 const BUNDLE: &str = "bench";

@@ -7,6 +7,7 @@
 mod boot;
 mod download;
 mod host;
+mod network;
 mod peer;
 mod publish;
 mod report;
@@ -32,12 +33,19 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut report = Report::default();
+    // `bench network`: only what takes lines and servers that are bad on purpose.
+    if std::env::args().nth(1).as_deref() == Some("network") {
+        network::measure(&mut report)?;
+        print!("{report}");
+        return Ok(());
+    }
     let before = host::load()?;
     let mut setup = boot::Setup::make()?;
     sizes::measure(&setup, &mut report)?;
     publish::measure(&mut report)?;
     boot::measure(&setup, &mut report)?;
     download::measure(&mut setup, &mut report)?;
+    network::measure(&mut report)?;
     report.note(&host::note(&before)?);
     print!("{report}");
     Ok(())

@@ -11,8 +11,11 @@ use zstrap_qemu_tests::artefacts;
 use crate::boot::Setup;
 use crate::report::{Budget, MIB, Report, Row, Unit};
 
-/// What the init with TLS may have at this stage; the design allows 2.2 for the whole of it.
-const MOST_INIT: f64 = 2.0 * MIB;
+/// What the design allows for the whole of the init.
+const MOST_INIT: f64 = 2.2 * MIB;
+
+/// What it had when DHCPv4 on one link after the other and one server were all it knew, in bytes.
+const INIT_BEFORE: f64 = 1_909_488.0;
 
 /// The level that images are compressed with.
 const LEVEL: i32 = 19;
@@ -23,11 +26,18 @@ pub fn measure(setup: &Setup, report: &mut Report) -> Result<()> {
     let folder = setup.scene.image()?;
     let image = Image::read(&folder)?;
     let compressed = zstd::bulk::compress(&init, LEVEL).context("compressing the init")?;
-    let mut size = |what: &str, bytes: usize, budget: Budget| {
+    let mut row = |what: &str, bytes: usize, peer: Option<f64>, budget: Budget| {
         let (what, figure) = (what.to_owned(), bytes as f64);
-        report.row(Row { what, unit: Unit::Bytes, figure, peer: None, budget });
+        report.row(Row { what, unit: Unit::Bytes, figure, peer, budget });
     };
-    size("the init, stripped (whole design: 2.2 MiB)", init.len(), Budget::Figure(MOST_INIT));
+    let before = Some(INIT_BEFORE);
+    row(
+        "the init, stripped; peer: with DHCP on one link alone",
+        init.len(),
+        before,
+        Budget::Figure(MOST_INIT),
+    );
+    let mut size = |what: &str, bytes: usize, budget: Budget| row(what, bytes, None, budget);
     size("the init, zstd -19", compressed.len(), Budget::None);
     size("initramfs with modules and identity", read(&folder.join(&image.initramfs))?.len(), Budget::None);
     size("kernel, Debian's", read(&folder.join(&image.kernel))?.len(), Budget::None);
