@@ -1,7 +1,7 @@
 //! Giving a link its settings, changing them, and taking them back.
 //!
-//! In: the index of a link and [`Settings`]. Out: addresses and routes in the kernel. Failure: the kernel's refusal
-//! with what was refused; what was set before stays, and [`take_back`] removes it.
+//! In: the index of a link and [`Settings`]. Out: addresses and routes in the kernel. Failure: the kernel's refusal of
+//! an address; all else is set nevertheless, and [`take_back`] removes it.
 
 use std::fmt::Write as _;
 use std::io;
@@ -15,11 +15,13 @@ use super::v6;
 
 /// The resolver of libc reads no more name servers (resolv.conf(5), MAXNS).
 const MAX_NAME_SERVERS: usize = 3;
+/// What an Ethernet link carries unless it is told otherwise (RFC 894).
+pub const ETHERNET_MTU: u16 = 1500;
 
 /// Gives a link all of these settings.
 ///
 /// # Errors
-/// The kernel's refusal, with the address or route in its text.
+/// The kernel's refusal of an address.
 pub fn put(index: u32, settings: &Settings) -> io::Result<()> {
     change(index, &Settings::default(), settings)
 }
@@ -31,39 +33,64 @@ pub fn take_back(index: u32, settings: &Settings) {
 }
 
 /// Brings a link from one set of settings to another: what is new first, so that nothing that stays is interrupted.
+/// What is old goes whatever comes of the new; a route that the kernel does not take is said and left out, as a network
+/// that names one bad route may still be good.
 ///
 /// # Errors
-/// The kernel's refusal, with the address or route in its text.
+/// The kernel's refusal of an address, with the address in its text.
 pub fn change(index: u32, old: &Settings, new: &Settings) -> io::Result<()> {
-    if let Some(mtu) = new.mtu.filter(|mtu| old.mtu != Some(*mtu)) {
-        // A link that cannot carry what is wished for still carries what it can.
-        if let Err(error) = netlink::set_mtu(index, mtu) {
-            log::warn!(target: "network", "MTU {mtu} not set error={error}");
-        }
-    }
-    for &(address, prefix) in new.addresses.iter().filter(|address| !old.addresses.contains(address)) {
-        netlink::add_address(index, address, prefix)
-            .map_err(|error| named(&error, format!("setting the address {address}/{prefix}")))?;
-    }
+    change_mtu(index, old.mtu, new.mtu);
+    let result =
+        add_addresses(index, new.addresses.iter().filter(|address| !old.addresses.contains(address)));
     let (old_routes, new_routes) = (all_routes(old), all_routes(new));
-    for route in new_routes.iter().filter(|route| !old_routes.contains(route)) {
-        netlink::add_route(index, route).map_err(|error| {
-            named(&error, format!("setting the route to {}/{}", route.destination, route.prefix))
-        })?;
-    }
+    add_routes(index, new_routes.iter().filter(|route| !old_routes.contains(route)));
     // A route that has a successor to the same network was replaced already.
     let is_replaced = |route: &Route| new_routes.iter().any(|new| target(new) == target(route));
     for route in old_routes.iter().rev().filter(|route| !is_replaced(route)) {
         ignore_gone(netlink::remove_route(index, route));
     }
-    for &(address, prefix) in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
-        ignore_gone(netlink::remove_address(index, address, prefix));
+    let mut gone = old.addresses.iter().filter(|address| !new.addresses.contains(address)).peekable();
+    let something_goes = gone.peek().is_some();
+    gone.for_each(|&(address, prefix)| ignore_gone(netlink::remove_address(index, address, prefix)));
+    if something_goes {
+        // With an address the kernel takes away those that it holds for secondary to it, and routes through them.
+        let again = add_addresses(index, new.addresses.iter());
+        add_routes(index, new_routes.iter());
+        return result.and(again);
     }
-    // With an address go routes that the kernel believes to be its own.
-    if !old.addresses.is_empty() && old.addresses != new.addresses {
-        new_routes.iter().for_each(|route| ignore_gone(netlink::add_route(index, route)));
+    result
+}
+
+fn change_mtu(index: u32, old: Option<u16>, new: Option<u16>) {
+    if old == new {
+        return;
     }
-    Ok(())
+    // A link that cannot carry what is wished for still carries what it can.
+    let mtu = new.unwrap_or(ETHERNET_MTU);
+    if let Err(error) = netlink::set_mtu(index, mtu) {
+        log::warn!(target: "network", "MTU {mtu} not set error={error}");
+    }
+}
+
+/// Adds all that can be added; the first refusal.
+fn add_addresses<'a>(index: u32, addresses: impl Iterator<Item = &'a (IpAddr, u8)>) -> io::Result<()> {
+    let mut first = Ok(());
+    for &(address, prefix) in addresses {
+        let result = netlink::add_address(index, address, prefix);
+        first = first.and(result.map_err(|error| {
+            io::Error::new(error.kind(), format!("setting the address {address}/{prefix}: {error}"))
+        }));
+    }
+    first
+}
+
+fn add_routes<'a>(index: u32, routes: impl Iterator<Item = &'a Route>) {
+    for route in routes {
+        if let Err(error) = netlink::add_route(index, route) {
+            let (destination, prefix) = (route.destination, route.prefix);
+            log::warn!(target: "network", "route not set to={destination}/{prefix} error={error}");
+        }
+    }
 }
 
 fn target(route: &Route) -> (IpAddr, u8) {
@@ -74,10 +101,6 @@ fn ignore_gone(result: io::Result<()>) {
     if let Err(error) = result {
         log::debug!(target: "network", "rtnetlink: {error}");
     }
-}
-
-fn named(error: &io::Error, what: String) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 /// The routes in the order in which the kernel takes them: what is on the link first. A gateway outside the link's
@@ -162,6 +185,43 @@ mod tests {
         assert_eq!(routes.len(), 2);
         let near = Settings { addresses: vec![(address("198.51.100.7"), 24)], ..settings };
         assert_eq!(all_routes(&near), [default_route(address("198.51.100.1"))]);
+    }
+
+    /// The kernel itself is asked, in a network namespace that is made for it.
+    #[test]
+    fn another_address_of_the_same_network_takes_over_and_a_bad_route_is_left_out() {
+        let mut program = std::process::Command::new("unshare");
+        program.arg("-n").arg(std::env::current_exe().unwrap());
+        let test = "net::apply::tests::in_a_namespace_of_its_own";
+        let output = program.args(["--exact", test, "--ignored", "--nocapture"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "run by the test above"]
+    fn in_a_namespace_of_its_own() {
+        const LOOPBACK: u32 = 1;
+        let of = |last: u8| Settings {
+            addresses: vec![(IpAddr::from([10, 0, 0, last]), 24)],
+            // One gateway is a host, the other the broadcast address, which the kernel refuses.
+            routes: vec![
+                Route { destination: address("192.0.2.0"), prefix: 24, gateway: Some(address("10.0.0.255")) },
+                default_route(address("10.0.0.1")),
+            ],
+            ..Settings::default()
+        };
+        let has = |words: &str, wanted: &str| {
+            let output = std::process::Command::new("ip").args(words.split(' ')).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).contains(wanted)
+        };
+        netlink::link_up(LOOPBACK).unwrap();
+        put(LOOPBACK, &of(15)).unwrap();
+        change(LOOPBACK, &of(15), &of(16)).unwrap();
+        assert!(has("-4 addr show dev lo", "10.0.0.16/24") && !has("-4 addr show dev lo", "10.0.0.15"));
+        assert!(has("-4 route show", "default via 10.0.0.1"));
+        take_back(LOOPBACK, &of(16));
+        assert!(!has("-4 addr show dev lo", "10.0.0.16") && !has("-4 route show", "default"));
     }
 
     #[test]

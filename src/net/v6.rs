@@ -210,7 +210,6 @@ impl V6 {
             search: each_once(search.chain(self.discovery.search())).map(str::to_owned).collect(),
             // A time server is asked by its address alone, which for a link-local one is not enough.
             ntp: each_once(ntp.filter(is_wide)).map(IpAddr::V6).collect(),
-            mtu: self.discovery.mtu(),
             ..Settings::default()
         })
     }
@@ -338,6 +337,11 @@ impl Dhcp {
 /// that are not to use IPv6 at all.
 pub fn forbid(link: &Link) {
     set(link, &FORBID);
+}
+
+/// Keeps the kernel from listening to routers on a link, where nobody has asked for it. What it has stays.
+pub fn deafen(link: &Link) {
+    set(link, &FORBID[..1]);
 }
 
 /// A name server as `resolv.conf` names it. One with a link-local address needs the link beside it: glibc, musl and

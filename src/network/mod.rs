@@ -28,6 +28,7 @@ use crate::net::apply;
 use crate::net::links::Link;
 use crate::net::netlink;
 use crate::net::settings::{Autoconfigured, Settings, addresses_text, gateway_text};
+use crate::net::v6;
 use crate::servers::Servers;
 use crate::sys::System;
 
@@ -180,42 +181,55 @@ impl Refusal for Error {
 /// [`Error`] after a deadline, saying how far it came.
 pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity) -> Result<Online, Error> {
     let started = Instant::now();
+    let network = network_in_effect(&machine.cmdline, identity)?;
     loopback_up();
-    // An earlier attempt came this far: its address and route must not shadow those of another link.
+    // An earlier attempt came this far: what it set must not shadow another link.
     if let Some((link, settings)) = machine.connected.take() {
         leave(&link, &settings, "new-attempt");
+        v6::forbid(&link);
     }
-    let media_come_first = identity.servers.first().is_some_and(|url| url.scheme() == Scheme::File);
-    if media_come_first && let Some(online) = on_media(system, machine, identity, started) {
-        return Ok(online);
+    let is_medium = |url: &&Url| url.scheme() == Scheme::File;
+    let media_come_first = identity.servers.first().as_ref().is_some_and(is_medium);
+    let mut reasons = Vec::new();
+    if media_come_first {
+        match on_media(system, machine, identity, &network, started) {
+            Ok(online) => return Ok(online),
+            Err(why) => reasons = why,
+        }
     }
-    match search(system, machine, identity, started) {
-        Err(error) if !media_come_first => on_media(system, machine, identity, started).ok_or(error),
+    if identity.servers.iter().all(|url| is_medium(&url)) {
+        return Err(Error::NoServer(reasons.join("; ")));
+    }
+    match search(system, machine, identity, network.clone(), started) {
+        Err(error) if !media_come_first && identity.servers.iter().any(|url| is_medium(&url)) => {
+            on_media(system, machine, identity, &network, started).map_err(|_| error)
+        }
         result => result,
     }
 }
 
-/// A site on boot media, if the identity names any.
+/// A site on boot media, or why there is none.
 fn on_media(
     system: &dyn System,
     machine: &mut Machine,
     identity: &Identity,
+    network: &Network,
     started: Instant,
-) -> Option<Online> {
-    let servers = Servers::on_media(identity, &machine.servers)?;
+) -> Result<Online, Vec<String>> {
+    let servers = Servers::on_media(identity, &machine.servers).ok_or_else(Vec::new)?;
     let modules = &mut machine.modules;
     media::load_modules(modules);
     // Sticks and their drivers show up one after the other.
-    let server = servers.first_answer_while(identity, &mut || {
+    let answer = servers.first_answer_while(identity, &mut || {
         modules.load_for_hardware();
     });
-    let server = server.ok()?;
-    let hostname = identity.network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
+    let server = answer.map_err(|nobody| nobody.reasons)?;
+    let hostname = network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
     if let Err(error) = name_machine(system, &hostname, &Settings::default(), "") {
         log::warn!(target: "network", "without a name: {error}");
     }
     log::info!(target: "network", "online server={server} link=none after={:.3}s", started.elapsed().as_secs_f64());
-    Some(Online { servers, connection: Connection { via: None, server, hostname } })
+    Ok(Online { servers, connection: Connection { via: None, server, hostname } })
 }
 
 /// Looks for a link through which a server answers.
@@ -223,9 +237,9 @@ fn search(
     system: &dyn System,
     machine: &mut Machine,
     identity: &Identity,
+    network: Network,
     started: Instant,
 ) -> Result<Online, Error> {
-    let network = network_in_effect(&machine.cmdline, identity)?;
     let deadline = DEADLINES[machine.network_attempts.min(DEADLINES.len() - 1)];
     machine.network_attempts += 1;
     let plan = Plan::new(network, &machine.cmdline);
@@ -236,6 +250,7 @@ fn search(
         let servers = Servers::new(identity, &machine.servers)?;
         match attempt.run(servers, &mut machine.clock) {
             Ok(online) if !search.is_contested(&candidate) => {
+                search.settle_on(&candidate.link);
                 log_online(&online, &candidate.link, started);
                 machine.connected = Some((candidate.link, candidate.settings));
                 return Ok(online);

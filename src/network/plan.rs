@@ -3,14 +3,17 @@
 //! In: the network settings and the hints of the kernel command line. Out: a [`Role`] for each link, and the links
 //! that have to be made. What cannot be made is said, and the search goes on without it.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::time::Duration;
 
 use zstrap_formats::cmdline::Cmdline;
-use zstrap_formats::network::{Bond, BondMode, LinkName, Network, bootif};
+use zstrap_formats::network::{BondMode, LinkName, Method, Network, bootif};
 
 use crate::modules::Modules;
+use crate::net::apply::ETHERNET_MTU;
 use crate::net::links::Link;
 use crate::net::netlink;
 
@@ -18,6 +21,8 @@ use crate::net::netlink;
 const BOND: &str = "bond0";
 /// How long a bond waits for all its links to show up.
 const LEGS: Duration = Duration::from_secs(10);
+/// Pause after something could not be made.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// The longest name of a link (IFNAMSIZ without its NUL).
 const MAX_NAME: usize = 15;
 
@@ -66,7 +71,10 @@ impl Plan {
     /// Whether there is a hint at another link than this.
     #[must_use]
     pub fn prefers_another(&self, link: &Link) -> bool {
-        self.hint.as_ref().is_some_and(|hint| !link.is(hint))
+        let Some(hint) = &self.hint else { return false };
+        // A hint at a link of the bond is one at the bond.
+        let is_leg = self.network.bond.as_ref().is_some_and(|bond| bond.links.contains(hint));
+        !(link.is(hint) || is_leg && link.name == BOND)
     }
 
     /// What this link is for.
@@ -92,77 +100,117 @@ impl Plan {
             .is_some_and(|id| link.name.ends_with(&format!(".{id}")) || link.name == format!("vlan{id}"))
     }
 
+    /// Whether addresses may come from routers.
+    #[must_use]
+    pub fn listens_to_routers(&self) -> bool {
+        matches!(self.network.method, Method::Auto { v6: true, .. })
+    }
+
     /// Makes the bond and the VLANs whose links are there and that are not made yet. Whether links were changed.
-    pub fn make_links(&self, links: &[Link], modules: &mut Modules, now: Duration) -> bool {
+    pub fn make_links(
+        &self,
+        links: &[Link],
+        modules: &mut Modules,
+        not_made: &mut NotMade,
+        now: Duration,
+    ) -> bool {
         let mut changed = false;
-        if let Some(bond) = &self.network.bond {
-            let legs: Vec<&Link> = links.iter().filter(|link| self.role(link) == Role::Leg).collect();
-            if legs.len() >= bond.links.len() || (now >= LEGS && !legs.is_empty()) {
-                changed |= make_bond(bond, &legs, links, modules);
+        for wish in self.wishes(links, now) {
+            let name = wish.name();
+            // Each try takes the link down and up again, which is news that wakes us.
+            if not_made.get(&name).is_some_and(|tried| now < *tried + TRY_AGAIN) {
+                continue;
             }
-        }
-        if let Some(id) = self.network.vlan {
-            for below in links.iter().filter(|link| self.role(link) == Role::Below) {
-                changed |= make_vlan(below, id, links, modules);
+            match wish.make(modules) {
+                Ok(()) => log::info!(target: "network", "{wish}"),
+                Err(error) => {
+                    log::warn!(target: "network", "not made: {wish} error={error}");
+                    not_made.insert(name, now);
+                }
             }
+            changed = true;
         }
         changed
     }
+
+    fn wishes<'a>(&self, links: &'a [Link], now: Duration) -> Vec<Wish<'a>> {
+        let of_role = |role| links.iter().filter(move |link| self.role(link) == role);
+        let mut wishes = Vec::new();
+        if let Some(bond) = &self.network.bond {
+            let is_time = now >= LEGS || of_role(Role::Leg).count() >= bond.links.len();
+            let loose = of_role(Role::Leg).filter(|leg| is_time && !leg.has_master);
+            wishes.extend(loose.map(|leg| Wish::Join { leg, mode: bond.mode }));
+        }
+        if let Some(id) = self.network.vlan {
+            let is_new = |below: &&Link| !links.iter().any(|link| link.name == vlan_name(below, id));
+            let mtu = self.network.mtu;
+            wishes.extend(of_role(Role::Below).filter(is_new).map(|below| Wish::Vlan { below, id, mtu }));
+        }
+        wishes
+    }
 }
 
-fn make_bond(bond: &Bond, legs: &[&Link], links: &[Link], modules: &mut Modules) -> bool {
-    let loose: Vec<&&Link> = legs.iter().filter(|leg| !leg.has_master).collect();
-    if loose.is_empty() {
-        return false;
-    }
-    if !links.iter().any(|link| link.name == BOND) {
-        modules.load("bonding");
-        if let Err(error) = create_bond(bond.mode) {
-            log::warn!(target: "network", "bond not made link={BOND} error={error}");
-            return false;
-        }
-    }
-    let Some(index) = Link::index_of(BOND) else { return false };
-    for leg in loose {
-        match netlink::join(leg.index, index) {
-            Ok(()) => log::info!(target: "network", "bond link={BOND} leg={}", leg.name),
-            Err(error) => log::warn!(target: "network", "bond without leg={} error={error}", leg.name),
-        }
-    }
-    true
+/// What could not be made, by name, and when that was tried last.
+pub type NotMade = BTreeMap<String, Duration>;
+
+/// A change of links that the plan asks for.
+enum Wish<'a> {
+    Join { leg: &'a Link, mode: BondMode },
+    Vlan { below: &'a Link, id: u16, mtu: Option<u16> },
 }
 
-fn create_bond(mode: BondMode) -> io::Result<()> {
+impl fmt::Display for Wish<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Join { leg, .. } => write!(f, "bond link={BOND} leg={}", leg.name),
+            Self::Vlan { below, id, .. } => {
+                write!(f, "vlan link={} id={id} below={}", vlan_name(below, *id), below.name)
+            }
+        }
+    }
+}
+
+impl Wish<'_> {
+    fn name(&self) -> String {
+        match self {
+            Self::Join { leg, .. } => leg.name.clone(),
+            Self::Vlan { below, id, .. } => vlan_name(below, *id),
+        }
+    }
+
+    fn make(&self, modules: &mut Modules) -> io::Result<()> {
+        match self {
+            Self::Join { leg, mode } => netlink::join(leg.index, bond(*mode, modules)?),
+            Self::Vlan { below, id, mtu } => {
+                modules.load("8021q");
+                // A VLAN carries no more than the link below it.
+                if let Some(mtu) = mtu.filter(|mtu| *mtu > ETHERNET_MTU) {
+                    netlink::set_mtu(below.index, mtu)?;
+                }
+                netlink::create_vlan(below.index, &vlan_name(below, *id), *id)
+            }
+        }
+    }
+}
+
+/// The index of the bond, which is made if it is not there.
+fn bond(mode: BondMode, modules: &mut Modules) -> io::Result<u32> {
     // The kernel's numbers: BOND_MODE_ACTIVEBACKUP, BOND_MODE_8023AD.
     let mode = match mode {
         BondMode::ActiveBackup => 1,
         BondMode::Lacp => 4,
     };
+    modules.load("bonding");
     match netlink::create_bond(BOND, mode) {
-        // A kernel with the driver built in makes one by itself, in the wrong mode.
+        // The driver has made one by itself, in another mode; or it was made for the link before, and keeps its mode.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let folder = format!("/sys/class/net/{BOND}/bonding");
-            fs::write(format!("{folder}/mode"), mode.to_string())?;
-            fs::write(format!("{folder}/miimon"), "100")
+            let _ = fs::write(format!("{folder}/mode"), mode.to_string());
+            let _ = fs::write(format!("{folder}/miimon"), "100");
         }
-        result => result,
+        result => result?,
     }
-}
-
-fn make_vlan(below: &Link, id: u16, links: &[Link], modules: &mut Modules) -> bool {
-    let name = vlan_name(below, id);
-    if links.iter().any(|link| link.name == name) {
-        return false;
-    }
-    modules.load("8021q");
-    match netlink::create_vlan(below.index, &name, id) {
-        Ok(()) => log::info!(target: "network", "vlan link={name} id={id} below={}", below.name),
-        Err(error) => {
-            log::warn!(target: "network", "vlan not made link={name} error={error}");
-            return false;
-        }
-    }
-    true
+    Link::index_of(BOND).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 fn vlan_name(below: &Link, id: u16) -> String {

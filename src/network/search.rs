@@ -13,16 +13,18 @@ use zstrap_formats::network::Method;
 use zstrap_wire::dhcp4::{Event, Lease};
 
 use super::Error;
-use super::plan::{Plan, Role};
+use super::plan::{NotMade, Plan, Role};
 use crate::modules::Modules;
 use crate::net::dhcp::Dhcp;
 use crate::net::links::Link;
 use crate::net::netlink;
 use crate::net::settings::{Autoconfigured, Settings};
-use crate::net::v6::V6;
+use crate::net::v6::{self, V6};
 
 /// How long the other links get once a link has led to no server.
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
+/// How many refusals of one link give the others more time.
+const MAX_EXTENSIONS: u32 = 3;
 /// How long a hint keeps the other links waiting.
 const HEAD_START: Duration = Duration::from_secs(10);
 /// A network without a router advertisement for this long has no IPv6: routers answer within half a second.
@@ -60,6 +62,8 @@ pub struct Search<'a> {
     next_word: Duration,
     silence: Duration,
     links: BTreeMap<u32, Watch>,
+    /// What could not be made, and when that was tried last.
+    not_made: NotMade,
 }
 
 /// A link in use, and what it has learned.
@@ -73,6 +77,7 @@ struct Watch {
     obtained: Duration,
     router: Option<Settings>,
     tried: Option<Settings>,
+    refusals: u32,
 }
 
 impl<'a> Search<'a> {
@@ -98,6 +103,7 @@ impl<'a> Search<'a> {
             next_word: FIRST_WORD,
             silence: FIRST_WORD,
             links: BTreeMap::new(),
+            not_made: NotMade::new(),
         })
     }
 
@@ -122,16 +128,30 @@ impl<'a> Search<'a> {
         Ok(None)
     }
 
-    /// A link led nowhere, which may have taken longer than all the time there was: the others get a little longer,
-    /// and no more. What its router gave it must not shadow them.
+    /// A link led nowhere, which may have taken longer than all the time there was: the others get a little longer.
+    /// All the time that was left is for links that somebody is at the other end of, and that have not learned
+    /// anything yet: their switch may forward nothing for a minute. What a router gave the link must not shadow
+    /// the others.
     pub fn refused(&mut self, link: &Link) {
-        self.deadline = self.started.elapsed() + AFTER_REFUSAL;
+        let soon = self.started.elapsed() + AFTER_REFUSAL;
+        let is_awaited = self.links.values().any(|watch| watch.has_carrier && watch.tried.is_none());
         let Some(watch) = self.links.get_mut(&link.index) else { return };
-        if watch.router.is_some()
-            && let Some(v6) = watch.v6.take()
-        {
-            v6.leave();
+        watch.refusals += 1;
+        // A link that changes its mind again and again does not make the search endless.
+        if watch.refusals <= MAX_EXTENSIONS {
+            self.deadline = if is_awaited { self.deadline.max(soon) } else { soon };
         }
+        if watch.router.is_some() {
+            watch.leave_routers();
+        }
+    }
+
+    /// One link was chosen: what routers give the others must not shadow it, now or after handoff.
+    pub fn settle_on(&mut self, link: &Link) {
+        if !self.plan.listens_to_routers() {
+            return;
+        }
+        self.links.values_mut().filter(|watch| watch.link.index != link.index).for_each(Watch::leave_routers);
     }
 
     /// Whether another machine has the lease's address, which may turn out only while it is in use. The lease is
@@ -159,25 +179,42 @@ impl<'a> Search<'a> {
 
     fn look_at_links(&mut self) {
         netlink::drain(&self.news);
-        let mut links = Link::all();
-        if self.plan.make_links(&links, self.modules, self.started.elapsed()) {
+        let (now, mut links) = (self.started.elapsed(), Link::all());
+        if self.plan.make_links(&links, self.modules, &mut self.not_made, now) {
             links = Link::all();
         }
-        for link in links.iter().filter(|link| !link.has_master && !link.is_up()) {
-            match self.plan.role(link) {
-                Role::Used => self.begin_v6(link),
-                Role::Below | Role::Leg => {}
-                Role::Ignored => continue,
+        self.links.retain(|index, _| links.iter().any(|link| link.index == *index));
+        for link in links {
+            let role = self.plan.role(&link);
+            if role == Role::Used && !self.links.contains_key(&link.index) {
+                self.watch(&link, now);
             }
-            if let Err(error) = netlink::link_up(link.index) {
+            if role == Role::Below {
+                v6::deafen(&link);
+            }
+            // Links of a bond come up with it.
+            if matches!(role, Role::Used | Role::Below)
+                && !link.is_up()
+                && let Err(error) = netlink::link_up(link.index)
+            {
                 log::debug!(target: "network", "link stays down link={} error={error}", link.name);
             }
+            if role == Role::Used {
+                self.look_at(link, now);
+            }
         }
-        let now = self.started.elapsed();
-        for link in links.into_iter().filter(|link| self.plan.role(link) == Role::Used) {
-            self.links.entry(link.index).or_insert_with(|| Watch::new(link.clone()));
-            self.look_at(link, now);
+    }
+
+    /// A link to use. IPv6 begins before it is up, so that its addresses need not wait for the check of their
+    /// uniqueness; where routers are not to be listened to, the kernel must not do so by itself.
+    fn watch(&mut self, link: &Link, now: Duration) {
+        let mut watch = Watch::new(link.clone());
+        if !self.plan.listens_to_routers() {
+            v6::deafen(link);
+        } else if self.wants_v6 {
+            watch.v6 = begun(&link.name, "IPv6", V6::begin(link, now));
         }
+        self.links.insert(link.index, watch);
     }
 
     fn look_at(&mut self, link: Link, now: Duration) {
@@ -187,15 +224,6 @@ impl<'a> Search<'a> {
         watch.link = link;
         if begins {
             watch.begin(&self.plan.network().method, now);
-        }
-    }
-
-    /// IPv6 begins before the link is up, so that its addresses need not wait for the check of their uniqueness.
-    fn begin_v6(&mut self, link: &Link) {
-        let is_wanted = self.wants_v6 && matches!(self.plan.network().method, Method::Auto { v6: true, .. });
-        let watch = self.links.entry(link.index).or_insert_with(|| Watch::new(link.clone()));
-        if is_wanted && watch.v6.is_none() {
-            watch.v6 = begun(&link.name, "IPv6", V6::begin(link, self.started.elapsed()));
         }
     }
 
@@ -266,6 +294,7 @@ impl Watch {
             obtained: Duration::ZERO,
             router: None,
             tried: None,
+            refusals: 0,
         }
     }
 
@@ -280,6 +309,14 @@ impl Watch {
             self.lease = None;
             self.dhcp = begun(name, "DHCP", Dhcp::begin(&self.link, now));
         }
+    }
+
+    fn leave_routers(&mut self) {
+        match self.v6.take() {
+            Some(v6) => v6.leave(),
+            None => v6::forbid(&self.link),
+        }
+        self.router = None;
     }
 
     /// Sends what it is time for and takes what has come.
