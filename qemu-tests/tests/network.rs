@@ -307,6 +307,30 @@ fn boots_on_a_network_of_ipv6_only_by_name() -> Result<()> {
     Ok(())
 }
 
+/// The name server is one of the router's advertisements, and what the first attempt has left does not stand in the
+/// way of the second.
+#[test]
+fn boots_on_a_network_of_ipv6_only_once_the_server_is_back() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut scene = Scene::at("network-ipv6-again", lab.place6().named("boot.test"))?;
+    let options = [
+        "--enable-ra",
+        "--dhcp-range=fd00:77::,ra-only,64",
+        "--dhcp-option=option6:dns-server,[fd00:77::1]",
+        "--port=53",
+        "--local=/test/",
+        &format!("--host-record=boot.test,{ROUTER6}"),
+    ];
+    let _dnsmasq = lab.dnsmasq(&options)?;
+    scene.server.pause();
+    let mut vm = lab.machine(&scene)?.start()?;
+    vm.wait_line("] fail: stage=network reason=no-server", BOUND)?;
+    scene.server.resume()?;
+    vm.expect_exit(&Reason::PowerOff, BOUND)?;
+    vm.assert_line("] network: online server=http://boot.test:*link=eth0 ")?;
+    vm.assert_line("payload: dns=nameserver fd00:77::1").map(drop)
+}
+
 #[test]
 fn says_that_nobody_leases_addresses() -> Result<()> {
     let lab = Lab::new()?;

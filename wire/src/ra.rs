@@ -163,7 +163,6 @@ pub struct Discovery {
     routers: Kept<Router>,
     dns: Kept<Ipv6Addr>,
     search: Kept<String>,
-    mtu: Option<u16>,
     backoff: Backoff,
     /// Whether routers are to be asked although there is one.
     anew: bool,
@@ -191,7 +190,6 @@ impl Discovery {
             routers: Kept::default(),
             dns: Kept::default(),
             search: Kept::default(),
-            mtu: None,
             backoff: Backoff::new(FIRST_PAUSE, seed, now),
             anew: true,
             solicit_at: now,
@@ -246,7 +244,6 @@ impl Discovery {
         for (domain, seconds) in &said.search {
             self.search.put(domain.clone(), *seconds, now);
         }
-        self.mtu = said.mtu.or(self.mtu);
         self.anew = false;
         is_new
     }
@@ -271,12 +268,6 @@ impl Discovery {
     /// Search domains in the order in which they were announced.
     pub fn search(&self) -> impl Iterator<Item = &str> {
         self.search.items.iter().map(|(domain, _)| domain.as_str())
-    }
-
-    /// Largest packet of the link in bytes, by the last router that named it.
-    #[must_use]
-    pub fn mtu(&self) -> Option<u16> {
-        self.mtu
     }
 }
 
