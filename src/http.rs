@@ -57,11 +57,17 @@ const PROBE: Duration = Duration::from_secs(30);
 const SMALL_FILE: Duration = Duration::from_secs(300);
 /// Before anybody can say how fast a server is.
 const WARM_UP: Duration = Duration::from_secs(10);
-/// Bytes a second below which a download is given up, and begun again where it stopped: 128 kbit/s.
+/// Bytes a second below which a download is given up: 128 kbit/s.
 const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
 /// Connections to one server at once: enough to hide the round trips of small files.
 pub const CONNECTIONS: usize = 4;
+
+/// How long so many bytes may take.
+#[must_use]
+pub const fn longest(size: u64) -> Duration {
+    SMALL_FILE.saturating_add(Duration::from_secs(size / SLOWEST))
+}
 
 /// Why a file did not come.
 #[derive(Debug, thiserror::Error)]
@@ -413,7 +419,7 @@ impl Source for Server {
 
     fn open(&self, path: &str, from: &From, size: u64) -> Result<Body, HttpError> {
         let left = size.saturating_sub(from.offset);
-        let response = self.request(path, from, SMALL_FILE + Duration::from_secs(left / SLOWEST), None)?;
+        let response = self.request(path, from, longest(left), None)?;
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let offset = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
