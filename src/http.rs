@@ -237,7 +237,7 @@ pub struct Body {
     pub offset: u64,
     /// How many the server says will come.
     pub length: Option<u64>,
-    /// Which version of the file it is.
+    /// Which version of the file it is; none when the server does not say it to the byte.
     pub etag: Option<String>,
 }
 
@@ -431,7 +431,7 @@ impl Source for Server {
             }
             _ => 0,
         };
-        let etag = text(header::ETAG).map(str::to_owned);
+        let etag = text(header::ETAG).filter(|etag| is_strong(etag)).map(str::to_owned);
         let length = text(header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
         Ok(Body { reader: Box::new(response.into_body().into_reader()), offset, length, etag })
     }
@@ -447,6 +447,12 @@ pub fn is_timeout(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
     matches!(inner, Some(ureq::Error::Timeout(_)))
         || matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+/// Whether an entity tag stands for exact bytes. A weak one, `W/"…"`, does not, and a client must not ask for a part
+/// by it (RFC 9110, sections 8.8.3 and 13.1.5).
+fn is_strong(etag: &str) -> bool {
+    etag.starts_with('"')
 }
 
 /// The first byte of `Content-Range: bytes BEGIN-END/SIZE` (RFC 9110, section 14.4).
@@ -541,6 +547,16 @@ mod tests {
         );
         let from = From { offset: 5, etag: None };
         assert!(matches!(server.open("blob", &from, 10), Err(HttpError::Range { offset: 5, .. })));
+    }
+
+    #[test]
+    fn a_weak_entity_tag_was_shown_when_asking_for_a_part() {
+        let etag_of =
+            |answer| answering(answer, drop).open("blob", &From::default(), 0).expect("an answer").etag;
+        assert_eq!(etag_of(b"HTTP/1.1 200 OK\r\nETag: W/\"a\"\r\nContent-Length: 0\r\n\r\n"), None);
+        assert_eq!(etag_of(b"HTTP/1.1 200 OK\r\nETag: a\r\nContent-Length: 0\r\n\r\n"), None);
+        let strong = etag_of(b"HTTP/1.1 200 OK\r\nETag: \"a\"\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(strong.as_deref(), Some("\"a\""));
     }
 
     #[test]
