@@ -307,7 +307,7 @@ impl Server {
             .timeout_per_read(Some(patience.stall))
             .max_idle_connections_per_host(CONNECTIONS)
             .build();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), EachFamily::default());
+        let agent = Agent::with_parts(config, DefaultConnector::default(), EachFamily);
         Ok(Self { base: base.clone(), agent, patience })
     }
 
