@@ -145,7 +145,10 @@ pub fn files(servers: &Servers, list: &VerifiedList, root: Root) -> Result<Fetch
         Job { root: &root, blobs: &blobs, next: AtomicUsize::new(0), shared, failure: Mutex::new(None) };
     thread::scope(|scope| {
         for _ in 1..CONNECTIONS.min(blobs.len()) {
-            scope.spawn(|| job.work());
+            // Without a thread there is one connection less.
+            if let Err(error) = thread::Builder::new().spawn_scoped(scope, || job.work()) {
+                log::warn!(target: "fetch", "no thread: {error}");
+            }
         }
         job.work();
     });

@@ -57,11 +57,17 @@ const PROBE: Duration = Duration::from_secs(30);
 const SMALL_FILE: Duration = Duration::from_secs(300);
 /// Before anybody can say how fast a server is.
 const WARM_UP: Duration = Duration::from_secs(10);
-/// Bytes a second below which a download is given up, and begun again where it stopped: 128 kbit/s.
+/// Bytes a second below which a download is given up: 128 kbit/s.
 const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
 /// Connections to one server at once: enough to hide the round trips of small files.
 pub const CONNECTIONS: usize = 4;
+
+/// How long so many bytes may take.
+#[must_use]
+pub const fn longest(size: u64) -> Duration {
+    SMALL_FILE.saturating_add(Duration::from_secs(size / SLOWEST))
+}
 
 /// Why a file did not come.
 #[derive(Debug, thiserror::Error)]
@@ -231,7 +237,7 @@ pub struct Body {
     pub offset: u64,
     /// How many the server says will come.
     pub length: Option<u64>,
-    /// Which version of the file it is.
+    /// Which version of the file it is; none when the server does not say it to the byte.
     pub etag: Option<String>,
 }
 
@@ -301,7 +307,7 @@ impl Server {
             .timeout_per_read(Some(patience.stall))
             .max_idle_connections_per_host(CONNECTIONS)
             .build();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), EachFamily::default());
+        let agent = Agent::with_parts(config, DefaultConnector::default(), EachFamily);
         Ok(Self { base: base.clone(), agent, patience })
     }
 
@@ -413,7 +419,7 @@ impl Source for Server {
 
     fn open(&self, path: &str, from: &From, size: u64) -> Result<Body, HttpError> {
         let left = size.saturating_sub(from.offset);
-        let response = self.request(path, from, SMALL_FILE + Duration::from_secs(left / SLOWEST), None)?;
+        let response = self.request(path, from, longest(left), None)?;
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let offset = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
@@ -425,7 +431,7 @@ impl Source for Server {
             }
             _ => 0,
         };
-        let etag = text(header::ETAG).map(str::to_owned);
+        let etag = text(header::ETAG).filter(|etag| is_strong(etag)).map(str::to_owned);
         let length = text(header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
         Ok(Body { reader: Box::new(response.into_body().into_reader()), offset, length, etag })
     }
@@ -441,6 +447,12 @@ pub fn is_timeout(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
     matches!(inner, Some(ureq::Error::Timeout(_)))
         || matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+/// Whether an entity tag stands for exact bytes. A weak one, `W/"…"`, does not, and a client must not ask for a part
+/// by it (RFC 9110, sections 8.8.3 and 13.1.5).
+fn is_strong(etag: &str) -> bool {
+    etag.starts_with('"')
 }
 
 /// The first byte of `Content-Range: bytes BEGIN-END/SIZE` (RFC 9110, section 14.4).
@@ -535,6 +547,16 @@ mod tests {
         );
         let from = From { offset: 5, etag: None };
         assert!(matches!(server.open("blob", &from, 10), Err(HttpError::Range { offset: 5, .. })));
+    }
+
+    #[test]
+    fn a_weak_entity_tag_was_shown_when_asking_for_a_part() {
+        let etag_of =
+            |answer| answering(answer, drop).open("blob", &From::default(), 0).expect("an answer").etag;
+        assert_eq!(etag_of(b"HTTP/1.1 200 OK\r\nETag: W/\"a\"\r\nContent-Length: 0\r\n\r\n"), None);
+        assert_eq!(etag_of(b"HTTP/1.1 200 OK\r\nETag: a\r\nContent-Length: 0\r\n\r\n"), None);
+        let strong = etag_of(b"HTTP/1.1 200 OK\r\nETag: \"a\"\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(strong.as_deref(), Some("\"a\""));
     }
 
     #[test]

@@ -224,6 +224,8 @@ pub struct Servers {
     mirrors: Vec<Mirror>,
     memory: Memory,
     head_start: Duration,
+    /// What the kernel is asked for a thread with.
+    threads: fn() -> thread::Builder,
 }
 
 /// The state of a search for the first answer.
@@ -350,7 +352,7 @@ impl Servers {
             is_out: AtomicBool::new(false),
         };
         let mirrors = sources.into_iter().map(mirror).collect();
-        Self { mirrors, memory: memory.clone(), head_start: HEAD_START }
+        Self { mirrors, memory: memory.clone(), head_start: HEAD_START, threads: thread::Builder::new }
     }
 
     fn mirror(&self, index: Index) -> &Mirror {
@@ -564,8 +566,14 @@ impl Servers {
 
     fn ask_for_probe(&self, index: Index, probe: &Arc<Probe>, answers: mpsc::Sender<(Index, Answer)>) {
         let (source, probe) = (Arc::clone(&self.mirror(index).source), Arc::clone(probe));
+        let answer = answers.clone();
         // Not waited for: it ends by its own bounds. Nobody listens any more once another server has won.
-        thread::spawn(move || answers.send((index, probe.ask(&*source))));
+        let asked = (self.threads)().spawn(move || answer.send((index, probe.ask(&*source))));
+        // Short of memory, the kernel gives no thread; that must not be the end of the first process.
+        if let Err(error) = asked {
+            let text = format!("{}: no thread to ask it: {error}", self.name(index));
+            let _ = answers.send((index, Err(NotOurs { why: Why::Dead, text, may_be_clock: false })));
+        }
     }
 
     fn lost(&self, index: Index, refusal: NotOurs, search: &mut Search, nobody: &mut NoAnswer) {
@@ -679,6 +687,17 @@ mod tests {
             Servers { head_start: Duration::from_millis(20), ..Servers::of_sources(sources, &memory) };
         assert_eq!(servers.first_answer(&fake::identity()).unwrap(), "b");
         assert_eq!(names(&servers), ["b", "c", "hole"]);
+    }
+
+    #[test]
+    fn a_server_for_which_the_kernel_had_no_thread_was_a_panic() {
+        // No machine has a stack of that size.
+        let threads = || thread::Builder::new().stack_size(1 << 60);
+        let servers = Servers { threads, ..fake::mirrors(&[&good("a"), &good("b")]) };
+        let none = servers.first_answer(&fake::identity()).unwrap_err();
+        assert_eq!(none.reasons.len(), 2);
+        assert!(none.reasons[0].starts_with("a: no thread to ask it: "), "{:?}", none.reasons);
+        assert!(!servers.is_healthy(servers.ranked()[0]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! In: servers, a path and its length. Out: its bytes, that nobody has verified yet. A server that is dead, stalled or
 //! slow is left for the next, which goes on at the byte that was reached: what is fetched here is named by its hash,
 //! so all servers have the same. When bytes of several servers turn out to be wrong together, nobody knows who lied:
-//! each is asked for the whole alone. Failure: no server could give it.
+//! each is asked for the whole alone. Failure: no server could give it, or not all of them together in time.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -24,6 +24,9 @@ pub const TRIES: Retry = Retry { first: Duration::from_millis(500), cap: Duratio
 const SLOW: u64 = 32 * 1024;
 /// How long a server may be that slow.
 const SLOW_FOR: Duration = Duration::from_secs(10);
+/// So much more of a file makes up for earlier tries, or all that was missing if that is less. One byte does not: a
+/// server that sends one each time and hangs up would be asked for ever.
+const PROGRESS: u64 = 256 * 1024;
 
 /// One file on its way. Reading it ends in an error that says nothing; [`Transfer::end`] then tells how to go on.
 pub struct Transfer<'a> {
@@ -43,6 +46,8 @@ pub struct Transfer<'a> {
     givers: BTreeSet<Index>,
     /// Which version of the file the last bytes were of, and whose word that is.
     etag: Option<(Index, String)>,
+    /// When it began, from whatever server.
+    begun: Duration,
     /// Servers that cannot help with this file: they do not have it, or have lied.
     useless: BTreeSet<Index>,
     /// Servers that were left since the last pause.
@@ -69,8 +74,27 @@ struct Open {
 #[derive(Default)]
 struct Tries {
     done: u32,
-    /// How much there was at the last pause.
-    have: u64,
+    /// The most that there ever was: a server without ranges makes what there is begin at zero again and again.
+    most: u64,
+    /// The same, when the count last began anew.
+    mark: u64,
+}
+
+impl Tries {
+    fn reached(&mut self, have: u64) {
+        self.most = self.most.max(have);
+    }
+
+    /// One more in vain, of a file of this length. How many there were since it last grew for good is the answer.
+    fn failed(&mut self, length: u64) -> u32 {
+        let (grown, left) = (self.most - self.mark, length.saturating_sub(self.mark));
+        // A line that breaks again and again still brings a file that grows.
+        if grown > 0 && grown >= left.min(PROGRESS) {
+            *self = Self { done: 0, most: self.most, mark: self.most };
+        }
+        self.done += 1;
+        self.done
+    }
 }
 
 /// Why reading has ended before the end of the file.
@@ -120,6 +144,7 @@ impl<'a> Transfer<'a> {
             last: None,
             givers: BTreeSet::new(),
             etag: None,
+            begun: shared.servers.time().now(),
             useless: BTreeSet::new(),
             left: BTreeSet::new(),
             next: None,
@@ -173,6 +198,7 @@ impl<'a> Transfer<'a> {
             if self.shared.stop.load(Ordering::Relaxed) {
                 return Err(End::Failed(stopped(self.entry)));
             }
+            self.check_time()?;
             let server = match &self.open {
                 Some(open) => open.server,
                 None if self.have == self.length => return Ok(0),
@@ -192,6 +218,19 @@ impl<'a> Transfer<'a> {
                 Err(broken) => self.broken(server, broken)?,
             }
         }
+    }
+
+    /// Whether there is time left for this file, which all its servers share.
+    fn check_time(&mut self) -> Result<(), End> {
+        let within = http::longest(self.length);
+        if self.have == self.length || self.servers().time().now().saturating_sub(self.begun) < within {
+            return Ok(());
+        }
+        self.close();
+        let text = format!("only {} of {} bytes came within {}s", self.have, self.length, within.as_secs());
+        let error = self.read_error(io::Error::new(io::ErrorKind::TimedOut, text));
+        self.best.add(Why::Slow, error);
+        Err(self.failed())
     }
 
     /// Servers that may help with this file, the best first.
@@ -293,6 +332,7 @@ impl<'a> Transfer<'a> {
             (Ok(read), _) => {
                 self.givers.insert(server);
                 self.have += read as u64;
+                self.tries.reached(self.have);
                 self.servers().gave(server, read as u64);
                 self.leave_if_slow(server);
                 Ok(read)
@@ -359,9 +399,7 @@ impl<'a> Transfer<'a> {
 
     /// Waits before any server is asked again.
     fn pause(&mut self, server: Index, cause: &str) -> Result<(), End> {
-        // A line that breaks again and again still brings a file that grows.
-        let done = if self.have > self.tries.have { 1 } else { self.tries.done + 1 };
-        self.tries = Tries { done, have: self.have };
+        let done = self.tries.failed(self.length);
         self.left.clear();
         if let Some(pause) = TRIES.pause_after(done, random()) {
             self.log_interrupted(pause, cause);
@@ -451,6 +489,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::fail::Refusal as _;
+    use crate::servers::Time as _;
     use crate::sys::fake::{self, Fault, Site};
 
     /// Fetches one file from servers with these faults: the reason of a refusal, and which bytes each was asked for.
@@ -588,12 +627,64 @@ mod tests {
         assert_eq!((reason, sites[0].offsets()), (None, vec![0, 0]));
     }
 
+    /// Fetches a file of ten times [`PROGRESS`]: the reason of a refusal, and the server.
+    fn fetch_large(fault: Fault) -> (Option<&'static str>, Site) {
+        let content: Vec<u8> = (0..10 * PROGRESS).map(|n| (n / 7) as u8).collect();
+        let mut site = fake::mirror("a", fault);
+        site.insert(&zstrap_formats::site::blob(&zstrap_formats::digest::sha256(&content)), &content);
+        let (result, _) = fake::fetch_content_from(&[&site], &content);
+        (result.err().map(|error| error.reason()), site)
+    }
+
     #[test]
     fn tries_are_counted_anew_when_the_file_grows() {
-        let (reason, sites) = fetch(&[Fault::CutAlways]);
+        let (reason, site) = fetch_large(Fault::CutAlways);
         assert_eq!(reason, None);
-        assert!(sites[0].offsets().len() > TRIES.tries as usize);
-        assert!(sites[0].time.pauses().iter().all(|pause| *pause <= TRIES.first));
+        assert!(site.offsets().len() > TRIES.tries as usize);
+        assert!(site.time.pauses().iter().all(|pause| *pause <= TRIES.first));
+    }
+
+    #[test]
+    fn a_server_that_hangs_up_after_each_byte_was_asked_for_ever() {
+        let (reason, site) = fetch_large(Fault::ByteByByte);
+        assert_eq!((reason, site.offsets()), (Some("io"), (0..u64::from(TRIES.tries)).collect()));
+    }
+
+    #[test]
+    fn a_server_without_ranges_that_hangs_up_anywhere_was_asked_for_ever() {
+        let (reason, site) = fetch_large(Fault::CutAnywhereNoRanges);
+        assert!(reason.is_some());
+        // Each growth by PROGRESS allows for a whole count of tries at most.
+        assert!(site.offsets().len() <= 10 * TRIES.tries as usize, "{}", site.offsets().len());
+    }
+
+    #[test]
+    fn a_small_file_gets_as_many_tries_as_one_that_does_not_come() {
+        let (reason, sites) = fetch(&[Fault::CutAlways]);
+        assert_eq!((reason, sites[0].offsets().len()), (Some("io"), TRIES.tries as usize));
+    }
+
+    #[test]
+    fn only_the_most_that_ever_came_counts_as_progress() {
+        let mut tries = Tries::default();
+        let mut after = |have| {
+            tries.reached(have);
+            tries.failed(2 * PROGRESS + 10)
+        };
+        assert_eq!([after(PROGRESS - 1), after(0), after(PROGRESS)], [1, 2, 1]);
+        assert_eq!([after(1), after(PROGRESS), after(2 * PROGRESS - 1)], [2, 3, 4]);
+        assert_eq!([after(2 * PROGRESS), after(2 * PROGRESS + 9), after(2 * PROGRESS + 10)], [1, 2, 1]);
+        assert_eq!([after(2 * PROGRESS + 10), after(0)], [2, 3]);
+    }
+
+    #[test]
+    fn a_file_that_trickles_in_from_several_servers_ends_at_its_bound() {
+        let (faults, bound) = ([Fault::Slow(700), Fault::Slow(300)], http::longest(300_000));
+        for faults in [&faults[..1], &faults[..]] {
+            let (reason, sites) = fetch(faults);
+            assert_eq!(reason, Some("io"), "{faults:?}");
+            assert!((0..2).contains(&(sites[0].time.now() - bound).as_secs()), "{faults:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ use super::Told;
 
 /// Servers that are asked at most.
 const MOST: usize = 8;
+/// Packets of one server that are looked at before the clock is: junk that comes faster than it is read would keep the
+/// node here for ever.
+const AT_ONCE: usize = 64;
 /// When to ask again: a packet may be lost.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -91,10 +94,12 @@ impl Question {
         }
     }
 
+    /// Looks at what has come so far, or at a part of it.
     fn answer(&self) -> Answer {
         let mut buffer = [0; 512];
         // Also what the network says of a server that is not there comes this way.
-        while let Ok(length) = self.socket.recv(&mut buffer) {
+        for _ in 0..AT_ONCE {
+            let Ok(length) = self.socket.recv(&mut buffer) else { break };
             let at = Instant::now();
             match sntp::time(&buffer[..length], self.nonce) {
                 Ok(sent) => {
@@ -217,6 +222,19 @@ mod tests {
         });
         assert_eq!(asked(&[early(), late], 10_000).map(|(time, _)| time), Some(SAID));
         assert_eq!(asked(&[early()], 10_000).map(|(time, _)| time), Some(SAID - 400 * 86_400));
+    }
+
+    #[test]
+    fn junk_was_read_beyond_the_deadline() {
+        let junk = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let question = Question::of(&junk.local_addr().unwrap()).unwrap();
+        let to = question.socket.local_addr().unwrap();
+        (0..=AT_ONCE).for_each(|_| assert_eq!(junk.send_to(b"junk", to).unwrap(), 4));
+        let mut good = CHRONY;
+        good[24..32].copy_from_slice(&question.nonce);
+        junk.send_to(&good, to).unwrap();
+        assert!(matches!(question.answer(), Answer::Nothing));
+        assert!(matches!(question.answer(), Answer::Time(_)));
     }
 
     #[test]

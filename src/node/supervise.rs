@@ -291,7 +291,7 @@ fn ask_zinit(socket: &Path, patience: Duration) -> io::Result<()> {
     let (sender, answer) = std::sync::mpsc::channel();
     let socket = socket.to_owned();
     // If it hangs, it ends with the machine.
-    drop(std::thread::spawn(move || sender.send(ask_zinit_unbounded(&socket))));
+    std::thread::Builder::new().spawn(move || sender.send(ask_zinit_unbounded(&socket)))?;
     answer.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 

@@ -76,6 +76,10 @@ pub enum Fault {
     CutOnceNoRanges,
     /// Each connection brings a tenth of the bytes, and breaks.
     CutAlways,
+    /// Each connection brings one byte, and breaks.
+    ByteByByte,
+    /// Each connection begins at the start and breaks after another number of bytes, less than half of them.
+    CutAnywhereNoRanges,
     /// Each connection stalls after half of the bytes that are left.
     Stalled,
     /// Each connection brings so many bytes a second.
@@ -240,14 +244,15 @@ impl Source for Site {
     }
 
     fn open(&self, path: &str, from: &From, _: u64) -> Result<Body, HttpError> {
-        let first = {
+        let count = {
             let mut asked = self.asked.lock().expect("no test panics here");
             asked.push((path.to_owned(), from.clone()));
-            asked.len() == 1
+            asked.len()
         };
+        let first = count == 1;
         let whole = self.files.get(path).cloned().ok_or_else(|| Self::missing(path))?;
-        let ignores_ranges =
-            matches!(self.fault, Fault::NoRanges) || self.fault == Fault::CutOnceNoRanges && !first;
+        let ignores_ranges = matches!(self.fault, Fault::NoRanges | Fault::CutAnywhereNoRanges)
+            || self.fault == Fault::CutOnceNoRanges && !first;
         let offset = if ignores_ranges { 0 } else { usize::try_from(from.offset).expect("small") };
         let half = whole.len() / 2;
         let mut bytes = whole.clone();
@@ -280,6 +285,12 @@ impl Source for Site {
             Fault::CutAlways => {
                 end = (offset + whole.len() / 10).min(whole.len());
                 then = broken(io::ErrorKind::UnexpectedEof);
+            }
+            Fault::ByteByByte => {
+                (end, then) = (offset + 1, broken(io::ErrorKind::UnexpectedEof));
+            }
+            Fault::CutAnywhereNoRanges => {
+                (end, then) = (count * 1_000_003 % half, broken(io::ErrorKind::UnexpectedEof));
             }
             Fault::Stalled => {
                 (end, then) = ((offset + whole.len()) / 2, broken(io::ErrorKind::TimedOut));

@@ -1,11 +1,17 @@
-//! Names to addresses, one family at a time.
+//! Names to addresses, in bounded time.
 //!
-//! The resolver of libc asks for both families at once, and musl's takes a refusal of one for the failure of both:
-//! a name server that knows IPv4 only, and says so by refusing, would keep a node from its server.
+//! In: the host of a URL, and how long to wait. Out: its addresses. The resolver of libc asks for both families at
+//! once, and musl's takes a refusal of one for the failure of both, after 5 s: a name server that knows IPv4 only, and
+//! says so by refusing, would keep a node from its server. So each family is then asked for alone, in what is left of
+//! the time. Failure: the name has no address, or nobody says in time.
 
 use std::ffi::CString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::ptr;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use ureq::config::Config;
@@ -13,39 +19,107 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// More addresses of one name than anyone tries.
-const MAX_ADDRESSES: usize = 8;
+/// More addresses of one name than anyone tries, and no more than the HTTP library takes.
+const MAX_ADDRESSES: usize = 16;
 
-/// Asks for both families at once; if that fails, for one after the other. Waits are those of resolv.conf(5).
-#[derive(Debug, Default)]
-pub struct EachFamily(DefaultResolver);
+/// Asks for both families at once; if that fails in time, for each alone.
+#[derive(Debug)]
+pub struct EachFamily;
 
 impl Resolver for EachFamily {
     fn resolve(
         &self,
         uri: &Uri,
-        config: &Config,
+        _: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        self.0.resolve(uri, config, timeout).or_else(|error| {
-            let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-            let found = uri.host().map(one_by_one).unwrap_or_default();
-            let mut addresses = self.empty();
-            found
-                .into_iter()
-                .take(MAX_ADDRESSES)
-                .for_each(|address| addresses.push(SocketAddr::new(address, port)));
-            if addresses.is_empty() { Err(error) } else { Ok(addresses) }
-        })
+        let parts = uri.scheme().zip(uri.authority());
+        let place = parts
+            .and_then(|(scheme, authority)| DefaultResolver::host_and_port(scheme, authority))
+            .ok_or_else(|| ureq::Error::BadUri(uri.to_string()))?;
+        let found = look_up(&place, *timeout.after, ask_libc).map_err(|none| match none {
+            NoAddress::Failed(error) => ureq::Error::Io(error),
+            NoAddress::Late => ureq::Error::Timeout(timeout.reason),
+        })?;
+        let mut addresses = self.empty();
+        found.into_iter().take(MAX_ADDRESSES).for_each(|address| addresses.push(address));
+        Ok(addresses)
     }
 }
 
-fn one_by_one(host: &str) -> Vec<IpAddr> {
-    let mut found = addresses(host, libc::AF_INET);
-    if found.is_empty() {
-        found = addresses(host, libc::AF_INET6);
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Any,
+    V4,
+    V6,
+}
+
+/// Looks up the host of `HOST:PORT`; what is found is not empty. It may take as long as it likes.
+type Ask = fn(&str, Family) -> io::Result<Vec<SocketAddr>>;
+
+/// Why there is no address.
+#[derive(Debug)]
+enum NoAddress {
+    Failed(io::Error),
+    Late,
+}
+
+fn look_up(place: &str, within: Duration, ask: Ask) -> Result<Vec<SocketAddr>, NoAddress> {
+    if let Ok(address) = place.parse() {
+        return Ok(vec![address]);
     }
-    found
+    let begun = Instant::now();
+    first_of(&[Family::Any], place, within, ask).or_else(|none| match none {
+        NoAddress::Failed(error) => {
+            let left = within.saturating_sub(begun.elapsed());
+            // What was said at first tells more than that there was no time to ask again.
+            first_of(&[Family::V4, Family::V6], place, left, ask).map_err(|_| NoAddress::Failed(error))
+        }
+        NoAddress::Late => Err(none),
+    })
+}
+
+/// Asks for these at the same time, so that one that is refused does not use up the time of the other; the first that
+/// is found counts.
+fn first_of(
+    families: &[Family],
+    place: &str,
+    within: Duration,
+    ask: Ask,
+) -> Result<Vec<SocketAddr>, NoAddress> {
+    let (begun, (sender, answers)) = (Instant::now(), mpsc::channel());
+    for &family in families {
+        let (place, sender) = (place.to_owned(), sender.clone());
+        // Not waited for beyond its time: getaddrinfo(3) cannot be interrupted. It ends as resolv.conf(5) says.
+        let spawned = thread::Builder::new().spawn(move || sender.send(ask(&place, family)));
+        drop(spawned.map_err(NoAddress::Failed)?);
+    }
+    drop(sender);
+    let mut failure = io::ErrorKind::NotFound.into();
+    loop {
+        match answers.recv_timeout(within.saturating_sub(begun.elapsed())) {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => failure = error,
+            Err(RecvTimeoutError::Timeout) => return Err(NoAddress::Late),
+            Err(RecvTimeoutError::Disconnected) => return Err(NoAddress::Failed(failure)),
+        }
+    }
+}
+
+fn ask_libc(place: &str, family: Family) -> io::Result<Vec<SocketAddr>> {
+    let found = match family {
+        Family::Any => place.to_socket_addrs()?.collect(),
+        Family::V4 => of_family(place, libc::AF_INET),
+        Family::V6 => of_family(place, libc::AF_INET6),
+    };
+    if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
+}
+
+fn of_family(place: &str, family: libc::c_int) -> Vec<SocketAddr> {
+    let Some((host, port)) = place.rsplit_once(':') else { return Vec::new() };
+    let Ok(port) = port.parse() else { return Vec::new() };
+    addresses(host, family).into_iter().map(|address| SocketAddr::new(address, port)).collect()
 }
 
 /// The addresses of one family (getaddrinfo(3)); none when there are none, or nobody says.
@@ -100,5 +174,67 @@ mod tests {
         assert_eq!(addresses("::1", libc::AF_INET6), [IpAddr::from(Ipv6Addr::LOCALHOST)]);
         assert!(addresses("127.0.0.1", libc::AF_INET6).is_empty());
         assert!(addresses("no\0name", libc::AF_INET).is_empty());
+    }
+
+    /// Longer than a test waits.
+    const HANG: Duration = Duration::from_secs(60);
+    const SOON: Duration = Duration::from_millis(300);
+
+    fn refused() -> io::Result<Vec<SocketAddr>> {
+        Err(io::Error::other("refused"))
+    }
+
+    fn hang() -> io::Result<Vec<SocketAddr>> {
+        thread::sleep(HANG);
+        refused()
+    }
+
+    fn one(address: &str) -> Vec<SocketAddr> {
+        vec![address.parse().expect("an address")]
+    }
+
+    #[test]
+    fn an_address_is_not_looked_up() {
+        let ask: Ask = |_, _| unreachable!("nobody is asked");
+        for address in ["192.0.2.1:80", "[2001:db8::1]:8080"] {
+            assert_eq!(look_up(address, SOON, ask).expect("an address"), one(address));
+        }
+        let local = ask_libc("localhost:80", Family::Any).expect("the host knows itself");
+        assert!(local.iter().all(|address| address.ip().is_loopback() && address.port() == 80));
+    }
+
+    #[test]
+    fn a_refusal_of_one_family_does_not_use_up_the_time_of_the_other() {
+        let only_4: Ask = |_, family| match family {
+            Family::Any => refused(),
+            Family::V4 => Ok(one("192.0.2.1:80")),
+            Family::V6 => hang(),
+        };
+        let only_6: Ask = |_, family| match family {
+            Family::Any | Family::V4 => only_after(SOON / 4),
+            Family::V6 => Ok(one("[2001:db8::1]:80")),
+        };
+        assert_eq!(look_up("boot.test:80", HANG, only_4).expect("IPv4"), one("192.0.2.1:80"));
+        assert_eq!(look_up("boot.test:80", HANG, only_6).expect("IPv6"), one("[2001:db8::1]:80"));
+    }
+
+    fn only_after(pause: Duration) -> io::Result<Vec<SocketAddr>> {
+        thread::sleep(pause);
+        refused()
+    }
+
+    #[test]
+    fn a_second_look_up_went_on_beyond_the_time_of_both() {
+        let ask: Ask = |_, family| if family == Family::Any { only_after(SOON / 3) } else { hang() };
+        let begun = Instant::now();
+        let none = look_up("boot.test:80", SOON, ask).expect_err("nobody says");
+        assert!(matches!(none, NoAddress::Failed(error) if error.to_string() == "refused"));
+        assert!(begun.elapsed() < HANG / 10);
+    }
+
+    #[test]
+    fn a_look_up_that_came_too_late_was_begun_anew() {
+        let ask: Ask = |_, family| if family == Family::Any { hang() } else { Ok(one("192.0.2.1:80")) };
+        assert!(matches!(look_up("boot.test:80", SOON, ask), Err(NoAddress::Late)));
     }
 }
