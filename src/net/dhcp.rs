@@ -7,7 +7,7 @@ use std::time::Duration;
 use zstrap_wire::dhcp4::{Client, Event, Output};
 
 use super::links::Link;
-use super::packet::{ArpSocket, BUFFER, DhcpSocket};
+use super::packet::{ArpSocket, DhcpSocket, take_some};
 use crate::fail::random;
 
 /// A client before its link has an address.
@@ -50,8 +50,9 @@ impl Dhcp {
             let sent = match output {
                 Output::Broadcast(payload) => self.socket.broadcast(&payload),
                 Output::Arp(packet) => self.arp.broadcast(&packet),
-                // Renewing is for `zstrap-node lease`; no boot lasts until then.
-                Output::Unicast { .. } => Ok(()),
+                // The address is on the link only while it is tried; else this fails, and any server is asked at T2.
+                // Once a server has answered, renewing is for `super::renewal`.
+                Output::Unicast { from, to, payload } => self.socket.unicast(from, to, &payload),
                 Output::Event(event) => return Some(event),
             };
             // A lost packet and a refused one are mended by the same retransmission.
@@ -62,20 +63,12 @@ impl Dhcp {
         None
     }
 
-    /// Takes what has come; the first event of it.
+    /// Takes what has come, as far as it fits into a turn; the first event of it.
     pub fn receive(&mut self, now: Duration) -> Option<Event> {
-        let mut buffer = [0; BUFFER];
-        while let Some(packet) = self.arp.receive(&mut buffer) {
-            if let Some(event) = self.client.receive_arp(packet, now) {
-                return Some(event);
-            }
-        }
-        while let Some(payload) = self.socket.receive(&mut buffer) {
-            if let Some(event) = self.client.receive(payload, now) {
-                return Some(event);
-            }
-        }
-        // An offer is answered at once, not at the next turn.
-        self.send(now)
+        let Self { client, socket, arp, .. } = self;
+        take_some(|buffer| arp.receive(buffer), |packet| client.receive_arp(packet, now))
+            .or_else(|| take_some(|buffer| socket.receive(buffer), |payload| client.receive(payload, now)))
+            // An offer is answered at once, not at the next turn.
+            .or_else(|| self.send(now))
     }
 }

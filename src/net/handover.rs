@@ -5,12 +5,14 @@
 //! wrong with the file, with its path.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zstrap_wire::dhcp4::Lease;
 
+use crate::net::settings::Settings;
 use crate::network::Via;
 
 /// Where the file stands.
@@ -24,11 +26,58 @@ pub struct Handover {
     pub network: String,
     /// The link in use, after VLAN and bond; none when the node booted without a network.
     pub link: Option<String>,
+    /// Its index, by which it is known when something has given it another name.
+    pub index: u32,
     /// The DHCPv4 lease in use.
     pub lease: Option<Lease>,
     /// When it was asked for: milliseconds of CLOCK_BOOTTIME, which nobody sets and which counts while the machine
     /// sleeps (clock_gettime(2)).
     pub obtained_ms: u64,
+    /// What routers have named. It is in use until they are heard again, which may take minutes.
+    pub routers: FromRouters,
+}
+
+/// Names that came from routers and DHCPv6; the kernel has the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromRouters {
+    /// Name servers, best first.
+    pub dns: Vec<IpAddr>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// Time servers.
+    pub ntp: Vec<IpAddr>,
+}
+
+impl FromRouters {
+    /// What is in use, without what the lease gave and what a person has set.
+    fn of(via: &Via) -> Self {
+        let lease = via.lease.as_ref().map(Settings::of_lease).unwrap_or_default();
+        Self {
+            dns: others(&via.settings.dns, &lease.dns, &via.network.dns),
+            search: others(&via.settings.search, &lease.search, &via.network.search),
+            ntp: others(&via.settings.ntp, &lease.ntp, &via.network.ntp),
+        }
+    }
+
+    /// As settings of a link; none when routers have named nothing.
+    #[must_use]
+    pub fn settings(self) -> Option<Settings> {
+        let is_empty = self == Self::default();
+        let Self { dns, search, ntp } = self;
+        (!is_empty).then(|| Settings { dns, search, ntp, ..Settings::default() })
+    }
+}
+
+/// What comes from neither. Each name of the lease is taken off once, as a router may have said the same; where a
+/// person has set something, nothing else counts.
+fn others<T: Clone + PartialEq>(used: &[T], leased: &[T], wished: &[T]) -> Vec<T> {
+    let mut others = if wished.is_empty() { used.to_vec() } else { Vec::new() };
+    for name in leased {
+        if let Some(at) = others.iter().position(|other| other == name) {
+            others.remove(at);
+        }
+    }
+    others
 }
 
 impl Handover {
@@ -39,9 +88,17 @@ impl Handover {
         Self {
             network: via.network.to_string(),
             link: Some(via.link.name.clone()),
+            index: via.link.index,
             lease: via.lease.clone(),
-            obtained_ms: u64::try_from(via.obtained.as_millis()).unwrap_or(u64::MAX),
+            obtained_ms: milliseconds(via.obtained),
+            routers: FromRouters::of(via),
         }
+    }
+
+    /// The same with the lease as it was renewed last, and when.
+    #[must_use]
+    pub fn with_lease(self, (lease, obtained): (Lease, Duration)) -> Self {
+        Self { lease: Some(lease), obtained_ms: milliseconds(obtained), ..self }
     }
 
     /// When the lease was asked for, since the kernel started.
@@ -70,17 +127,89 @@ impl Handover {
     }
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::Ipv4Addr;
+
+    use zstrap_formats::network::Network;
+
     use super::*;
+    use crate::net::links::Link;
 
     fn handover() -> Handover {
         Handover {
             network: "dhcp,vlan=10".to_owned(),
             link: Some("eth0.10".to_owned()),
+            index: 3,
+            routers: FromRouters { dns: vec!["2001:db8::53".parse().unwrap()], ..FromRouters::default() },
             ..Handover::default()
         }
+    }
+
+    fn lease() -> Lease {
+        Lease {
+            address: Ipv4Addr::new(10, 0, 0, 15),
+            prefix: 24,
+            routes: Vec::new(),
+            dns: vec![Ipv4Addr::new(10, 0, 0, 3)],
+            hostname: None,
+            search: vec!["example.org".to_owned()],
+            mtu: None,
+            ntp: Vec::new(),
+            server: Ipv4Addr::new(10, 0, 0, 1),
+            seconds: 20,
+            renew_after: 10,
+            rebind_after: 17,
+        }
+    }
+
+    fn via(lease: Option<Lease>, network: Network) -> Via {
+        let router = Settings {
+            dns: vec!["2001:db8::53".parse().unwrap()],
+            search: vec!["example.org".to_owned(), "example.net".to_owned()],
+            ..Settings::default()
+        };
+        let leased = lease.as_ref().map(Settings::of_lease).unwrap_or_default();
+        let learned = leased.merged_with(router).merged_with(Settings::of_network(&network));
+        Via {
+            link: Link { name: "eth0".to_owned(), index: 2, mac: [2, 0, 0, 0, 0, 1], has_master: false },
+            settings: learned.with_wishes_of(&network),
+            lease,
+            obtained: Duration::from_secs(3),
+            made: None,
+            network,
+        }
+    }
+
+    #[test]
+    fn names_of_routers_were_lost_at_the_handover() {
+        for lease in [None, Some(lease())] {
+            let handover = Handover::of(Some(&via(lease, Network::default())));
+            assert_eq!(handover.routers.dns, ["2001:db8::53".parse::<IpAddr>().unwrap()]);
+            assert_eq!(handover.routers.search, ["example.org", "example.net"]);
+        }
+    }
+
+    #[test]
+    fn what_a_person_has_set_is_no_name_of_a_router() {
+        let network = Network { dns: vec!["192.0.2.53".parse().unwrap()], ..Network::default() };
+        let routers = Handover::of(Some(&via(Some(lease()), network))).routers;
+        assert_eq!((routers.dns.len(), routers.search.len()), (0, 2));
+        assert_eq!(FromRouters::default().settings(), None);
+    }
+
+    #[test]
+    fn the_lease_as_renewed_last_is_handed_over() {
+        let before = Handover::of(Some(&via(Some(lease()), Network::default())));
+        let renewed = Lease { seconds: 60, ..lease() };
+        let after = before.clone().with_lease((renewed.clone(), Duration::from_secs(13)));
+        assert_eq!((after.lease.clone(), after.obtained()), (Some(renewed), Duration::from_secs(13)));
+        assert_eq!((after.routers, after.index), (before.routers, 2));
     }
 
     #[test]

@@ -48,6 +48,13 @@ impl Link {
         Self::read(name)
     }
 
+    /// The Ethernet link that had this index and this name: the one with the index, whose name may have changed (udev);
+    /// else the one with the name, which may be an adapter that was plugged in again.
+    #[must_use]
+    pub fn found_again(index: u32, name: &str) -> Option<Self> {
+        again(index, Self::named(name), Self::all)
+    }
+
     fn read(name: &str) -> Option<Self> {
         let link = Path::new(SYS_NET).join(name);
         let text = |file: &str| fs::read_to_string(link.join(file)).ok().map(|text| text.trim().to_owned());
@@ -102,6 +109,14 @@ impl Link {
     }
 }
 
+fn again(index: u32, named: Option<Link>, all: impl FnOnce() -> Vec<Link>) -> Option<Link> {
+    // Nearly always it is the same, and a machine with containers has many links to look through.
+    if named.as_ref().is_some_and(|link| link.index == index) {
+        return named;
+    }
+    all().into_iter().find(|link| link.index == index).or(named)
+}
+
 /// Six hexadecimal bytes; all zeros is no address of anyone.
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
@@ -115,6 +130,26 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn link(name: &str, index: u32) -> Link {
+        Link { name: name.to_owned(), index, mac: [2, 0, 0, 0, 0, 1], has_master: false }
+    }
+
+    #[test]
+    fn a_link_that_was_renamed_was_taken_for_one_that_is_gone() {
+        let renamed = || vec![link("eth1", 1), link("enp1s0", 2)];
+        assert_eq!(again(2, None, renamed), Some(link("enp1s0", 2)));
+        // Two have changed their names with each other.
+        assert_eq!(again(2, Some(link("eth0", 1)), renamed), Some(link("enp1s0", 2)));
+    }
+
+    #[test]
+    fn an_adapter_that_was_plugged_in_again_is_known_by_its_name() {
+        let plugged_in = || vec![link("eth1", 1), link("eth0", 7)];
+        assert_eq!(again(2, Some(link("eth0", 7)), plugged_in), Some(link("eth0", 7)));
+        assert_eq!(again(2, None, plugged_in), None);
+        assert_eq!(again(7, Some(link("eth0", 7)), || panic!("looked at all")), Some(link("eth0", 7)));
+    }
 
     #[test]
     fn hardware_addresses_have_six_bytes() {

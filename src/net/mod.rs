@@ -7,5 +7,6 @@ pub mod handover;
 pub mod links;
 pub mod netlink;
 pub mod packet;
+pub mod renewal;
 pub mod settings;
 pub mod v6;

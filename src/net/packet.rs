@@ -24,8 +24,25 @@ const ARP: u16 = 0x0806;
 const EVERYONE: [u8; 6] = [0xff; 6];
 /// Packets read in one go; a flood must not keep us from everything else.
 const AT_ONCE: usize = 64;
+/// Of those, which are for us, taken in one turn.
+const A_TURN: usize = 64;
 /// Longer packets are cut, and then dropped: an Ethernet frame, and no more than we say we take.
 pub const BUFFER: usize = 1518;
+
+/// Gives to `take` what `receive` has, until it makes something of a packet or it was enough for one turn. What stays
+/// in the socket makes it readable, so that the next turn comes at once.
+pub fn take_some<T>(
+    receive: impl for<'a> Fn(&'a mut [u8]) -> Option<&'a [u8]>,
+    mut take: impl FnMut(&[u8]) -> Option<T>,
+) -> Option<T> {
+    let mut buffer = [0; BUFFER];
+    for _ in 0..A_TURN {
+        if let Some(found) = take(receive(&mut buffer)?) {
+            return Some(found);
+        }
+    }
+    None
+}
 
 /// DHCP on one link.
 #[derive(Debug)]
@@ -294,6 +311,21 @@ mod tests {
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    #[test]
+    fn a_flood_that_never_ends_kept_the_turn_from_ending() {
+        let mut taken = 0;
+        let nothing: Option<()> = take_some(
+            |buffer| Some(&buffer[..1]),
+            |_| {
+                taken += 1;
+                None
+            },
+        );
+        assert_eq!((nothing, taken), (None, 64));
+        assert_eq!(take_some(|buffer| Some(&buffer[..3]), |packet| Some(packet.len())), Some(3));
+        assert_eq!(take_some(|_| None, |packet| Some(packet.len())), None);
+    }
 
     /// Whether a filter lets a packet pass, as the kernel would run it.
     fn passes(filter: &[Instruction], packet: &[u8], kind: u32) -> bool {

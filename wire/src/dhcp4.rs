@@ -30,8 +30,12 @@ pub const SERVER_PORT: u16 = 67;
 /// First pause before asking again, also after a refusal; doubles up to [`LONGEST_PAUSE`]. A quarter of each may be
 /// taken off at random, so that a hall of nodes that lost power together does not ask in step.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// A server that comes back is met within this time.
+/// A server that comes back is met within this time, as somebody waits for this machine …
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// … but a network in which nobody has answered for so long …
+const EAGER: Duration = Duration::from_secs(60);
+/// … is left in peace: from then on pauses grow to this (RFC 2131, section 4.1, has 64 s).
+const LONGEST_SEARCH_PAUSE: Duration = Duration::from_secs(60);
 /// Requests without an answer before the search starts anew.
 const REQUESTS: u32 = 4;
 /// How long a better offer is waited for, after one without a route or a name server.
@@ -117,11 +121,17 @@ pub struct Client {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    Selecting { sent: u32, best: Option<Lease> },
+    Selecting { sent: u32, pause: Duration, best: Option<Lease> },
     Requesting { sent: u32, offer: Lease },
     Checking { lease: Lease },
     Confirming { sent: u32, lease: Lease },
     Held { lease: Lease, obtained: Duration, asking: bool, guard: Guard },
+}
+
+impl State {
+    fn search() -> Self {
+        Self::Selecting { sent: 0, pause: FIRST_PAUSE, best: None }
+    }
 }
 
 /// How a claim on an address that is in use is taken.
@@ -143,8 +153,7 @@ impl Client {
     /// A client that sends its first packet at once. `xid` should be random.
     #[must_use]
     pub fn new(mac: [u8; 6], xid: u32, now: Duration) -> Self {
-        let state = State::Selecting { sent: 0, best: None };
-        Self::in_state(mac, xid, state, now, Some(now))
+        Self::in_state(mac, xid, State::search(), now, Some(now))
     }
 
     /// A client that holds a lease already, from a program that ran before.
@@ -204,10 +213,13 @@ impl Client {
             return None;
         }
         Some(match &mut self.state {
-            State::Selecting { sent, best: None } => {
+            State::Selecting { sent, pause, best: None } => {
                 let round = *sent;
                 *sent = sent.saturating_add(1);
-                self.discover(round, now)
+                let is_eager = now.saturating_sub(self.begun) < EAGER;
+                let meant = (*pause).min(if is_eager { LONGEST_PAUSE } else { LONGEST_SEARCH_PAUSE });
+                *pause = meant * 2;
+                self.discover(round, meant, now)
             }
             State::Selecting { best: Some(offer), .. } => {
                 let offer = offer.clone();
@@ -347,13 +359,13 @@ impl Client {
     fn start_anew(&mut self, now: Duration, pause: Duration) {
         self.xid = self.random.next();
         self.begun = now;
-        self.state = State::Selecting { sent: 0, best: None };
+        self.state = State::search();
         self.pending.clear();
         self.wake = Some(now.saturating_add(pause));
     }
 
-    fn discover(&mut self, round: u32, now: Duration) -> Output {
-        self.wake = Some(now.saturating_add(self.pause(round)));
+    fn discover(&mut self, round: u32, pause: Duration, now: Duration) -> Output {
+        self.wake = Some(now.saturating_add(self.random.shorten(pause)));
         let message = Request { broadcast: is_even(round), ..self.message(DISCOVER, now) };
         Output::Broadcast(message.packet())
     }
@@ -688,6 +700,33 @@ mod tests {
             }
             assert!(now <= seconds(53), "seed {seed}: {now:?}");
         }
+    }
+
+    #[test]
+    fn a_network_without_a_server_was_asked_every_8_s_for_ever() {
+        let deeds = Run::new().go(seconds(3600));
+        let (early, late): (Vec<Deed>, Vec<Deed>) = deeds.into_iter().partition(|deed| deed.0 < EAGER);
+        assert!(pauses(&early).into_iter().all(|pause| pause <= LONGEST_PAUSE), "{early:?}");
+        let late = pauses(&late);
+        for (pause, meant) in late.iter().zip([16, 32, 60, 60]) {
+            assert!(is_about(*pause, seconds(meant)), "{late:?}");
+        }
+        assert!(late.len() < 90 && late[3..].iter().all(|pause| is_about(*pause, seconds(60))), "{late:?}");
+    }
+
+    #[test]
+    fn a_server_that_answers_ends_the_patience_of_a_long_search() {
+        let mut run = Run::new();
+        run.go(seconds(1000));
+        run.full(OFFER, SERVER);
+        let asked = run.go(seconds(1060));
+        // It falls silent again: what follows is a new search, with short pauses.
+        assert_eq!(words(&asked)[..2], ["request", "arp"]);
+        let again: Vec<Deed> = asked.into_iter().filter(|deed| deed.1 == "discover").collect();
+        assert!(
+            again.len() > 4 && pauses(&again).into_iter().all(|pause| pause <= LONGEST_PAUSE),
+            "{again:?}"
+        );
     }
 
     #[test]

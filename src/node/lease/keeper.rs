@@ -56,6 +56,8 @@ pub struct Keeper {
     lease: Option<Kept>,
     /// What routers say; none when nothing was heard yet.
     router: Option<Settings>,
+    /// Whether that was heard by who kept the network before. It is believed until a router speaks, or a cable was out.
+    router_is_inherited: bool,
     /// Until when routers may be silent.
     router_patience: Duration,
     /// What the link has.
@@ -94,6 +96,8 @@ pub struct Start {
     pub v4: bool,
     /// The lease in use.
     pub lease: Option<Kept>,
+    /// What routers have said to who kept the network before.
+    pub router: Option<Settings>,
     /// Whether the link has a carrier.
     pub has_carrier: bool,
 }
@@ -102,7 +106,7 @@ impl Keeper {
     /// A keeper of what the init has left, or an earlier keeper.
     #[must_use]
     pub fn new(start: Start, now: Duration) -> Self {
-        let Start { mac, random, network, v4, lease, has_carrier } = start;
+        let Start { mac, random, network, v4, lease, router, has_carrier } = start;
         let client = v4.then(|| match &lease {
             Some(Kept { lease, obtained }) => Client::bound(mac, random(), lease.clone(), *obtained, now),
             None => Client::new(mac, random(), now),
@@ -113,7 +117,8 @@ impl Keeper {
             network,
             client,
             lease,
-            router: None,
+            router_is_inherited: router.is_some(),
+            router,
             router_patience: now + ROUTER,
             has: Settings::default(),
             has_carrier,
@@ -207,18 +212,27 @@ impl Keeper {
         self.has_carrier = has_carrier;
     }
 
-    /// What routers say now; none is believed only when they have had the time to speak.
+    /// What routers say now; none is believed only when they have had the time to speak, and have spoken before.
     pub fn router(&mut self, says: Option<Settings>, now: Duration) {
-        if says == self.router || (says.is_none() && now < self.router_patience) {
+        if says.is_none() && (self.router_is_inherited || now < self.router_patience) {
             return;
         }
-        self.router = says;
-        self.refresh();
+        self.router_is_inherited = false;
+        if says != self.router {
+            self.router = says;
+            self.refresh();
+        }
+    }
+
+    /// Routers are listened to from the start, as after a change of the link's name.
+    pub fn ask_routers_anew(&mut self, now: Duration) {
+        self.router_patience = now + ROUTER;
     }
 
     fn came_back(&mut self, now: Duration) {
         self.say(format!("carrier-back addr={}", self.address()));
-        self.router_patience = now + ROUTER;
+        self.ask_routers_anew(now);
+        self.router_is_inherited = false;
         self.is_rebinding = false;
         self.change(Settings::default());
         let (mac, xid) = (self.mac, (self.random)());
@@ -401,7 +415,8 @@ mod tests {
 
     fn start(lease: Option<Lease>) -> Start {
         let lease = lease.map(|lease| Kept { lease, obtained: Duration::ZERO });
-        Start { mac: MAC, random: || 7, network: Network::default(), v4: true, lease, has_carrier: true }
+        let network = Network::default();
+        Start { mac: MAC, random: || 7, network, v4: true, lease, router: None, has_carrier: true }
     }
 
     /// A keeper of a lease of 20 s that was obtained at 0 s.
@@ -670,10 +685,62 @@ mod tests {
         assert_eq!(lines(&done)[0], "obtained addr=10.0.0.15/24 for=20s server=10.0.0.99");
     }
 
+    fn says(dns: &str) -> Settings {
+        Settings { dns: vec![dns.parse().unwrap()], ..Settings::default() }
+    }
+
+    /// One without IPv4, after a start of the service.
+    fn heir() -> Keeper {
+        let router = Some(says("2001:db8::53"));
+        Keeper::new(Start { v4: false, router, ..start(None) }, Duration::ZERO)
+    }
+
+    #[test]
+    fn a_start_of_the_service_took_the_name_servers_of_silent_routers_away() {
+        let mut keeper = heir();
+        assert_eq!(keeper.settings(), &says("2001:db8::53"));
+        for now in [0, 29, 31, DAY] {
+            keeper.router(None, seconds(now));
+            assert_eq!(at(&mut keeper, now), []);
+        }
+        keeper.router(Some(says("2001:db8::54")), seconds(DAY));
+        assert_eq!(lines(&at(&mut keeper, DAY)), ["changed addr=none gw=none dns=2001:db8::54"]);
+        keeper.router(None, seconds(DAY + 1));
+        assert_eq!(lines(&at(&mut keeper, DAY + 1)), ["changed addr=none gw=none dns=none"]);
+    }
+
+    #[test]
+    fn a_router_that_says_the_same_as_before_the_start_may_take_it_back() {
+        let mut keeper = heir();
+        keeper.router(Some(says("2001:db8::53")), seconds(1));
+        assert_eq!(at(&mut keeper, 1), []);
+        keeper.router(None, seconds(100));
+        assert_eq!(lines(&at(&mut keeper, 100)), ["changed addr=none gw=none dns=none"]);
+    }
+
+    #[test]
+    fn what_routers_said_before_the_start_is_forgotten_in_another_network() {
+        let mut keeper = heir();
+        keeper.carrier(false, seconds(3));
+        keeper.carrier(true, seconds(5));
+        keeper.router(None, seconds(34));
+        assert_eq!(keeper.settings(), &says("2001:db8::53"));
+        keeper.router(None, seconds(36));
+        assert_eq!(keeper.settings(), &Settings::default());
+    }
+
+    #[test]
+    fn a_change_of_the_name_gives_routers_the_time_to_speak_again() {
+        let mut keeper = Keeper::new(Start { v4: false, ..start(None) }, Duration::ZERO);
+        keeper.router(Some(says("2001:db8::53")), seconds(1));
+        keeper.ask_routers_anew(seconds(100));
+        keeper.router(None, seconds(101));
+        assert_eq!(keeper.settings(), &says("2001:db8::53"));
+    }
+
     #[test]
     fn name_servers_of_routers_are_followed() {
         let mut keeper = Keeper::new(Start { v4: false, ..start(None) }, Duration::ZERO);
-        let says = |dns: &str| Settings { dns: vec![dns.parse().unwrap()], ..Settings::default() };
         keeper.router(Some(says("2001:db8::53")), seconds(1));
         assert_eq!(lines(&at(&mut keeper, 1)), ["changed addr=none gw=none dns=2001:db8::53"]);
         keeper.router(Some(says("2001:db8::53")), seconds(2));

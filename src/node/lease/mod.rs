@@ -31,7 +31,7 @@ use crate::console::since_boot;
 use crate::fail::random;
 use crate::net::handover::{HANDOVER, Handover};
 use crate::net::links::Link;
-use crate::net::packet::{ArpSocket, BUFFER, DhcpSocket};
+use crate::net::packet::{ArpSocket, DhcpSocket, take_some};
 use crate::net::settings::Autoconfigured;
 use crate::net::v6::V6;
 use crate::net::{apply, netlink};
@@ -92,10 +92,13 @@ fn keep() -> io::Result<()> {
         log::info!(target: "lease", "idle link={name} network={network}: nothing to renew");
         return idle(&signals);
     };
-    let link = Link::named(name).ok_or_else(|| io::Error::other(format!("no link {name}")))?;
+    let link = Link::found_again(handover.index, name)
+        .ok_or_else(|| io::Error::other(format!("no link {name}, and none with index {}", handover.index)))?;
+    say_renamed(name, &link);
     let obtained = handover.obtained();
     let lease = handover.lease.map(|lease| Kept { lease, obtained });
-    let start = Start { mac: link.mac, random, network, v4, lease, has_carrier: link.has_carrier() };
+    let router = handover.routers.settings().filter(|_| v6);
+    let start = Start { mac: link.mac, random, network, v4, lease, router, has_carrier: link.has_carrier() };
     Service::new(start, link, v6)?.serve(&signals)
 }
 
@@ -246,7 +249,9 @@ impl Service {
     /// Tells the keeper of carriers that have come and gone, even of those that came back before we looked.
     fn look_at_link(&mut self, now: Duration) {
         netlink::drain(&self.news);
-        let Some(link) = Link::named(&self.link.name) else { return self.keeper.carrier(false, now) };
+        let Some(link) = Link::found_again(self.link.index, &self.link.name) else {
+            return self.keeper.carrier(false, now);
+        };
         let (has_carrier, changes) = (link.has_carrier(), link.carrier_changes());
         let is_another = (link.index, link.mac) != (self.link.index, self.link.mac);
         if is_another || changes != self.carrier_changes {
@@ -254,35 +259,59 @@ impl Service {
         }
         self.carrier_changes = changes;
         if is_another {
-            self.link = link;
-            self.keeper.set_mac(self.link.mac);
-            self.reopen(now);
+            self.replace(link, now);
+        } else if link.name != self.link.name {
+            self.rename(link, now);
         }
         self.keeper.carrier(has_carrier, now);
     }
 
-    /// The link of this name is another one than before, such as an adapter that was plugged in again.
-    fn reopen(&mut self, now: Duration) {
-        let link = &self.link;
+    /// The link is another one than before, such as an adapter that was plugged in again.
+    fn replace(&mut self, link: Link, now: Duration) {
         log::warn!(target: "lease", "another link={} mac={}", link.name, link.mac_text());
+        self.link = link;
+        self.keeper.set_mac(self.link.mac);
+        self.reopen();
+        self.v6 = self.v6.take().and_then(|_| or_without_v6(V6::begin(&self.link, now), &self.link));
+    }
+
+    /// Only the name is another one. What goes by it is made anew; addresses and routes go by the index.
+    fn rename(&mut self, link: Link, now: Duration) {
+        say_renamed(&self.link.name, &link);
+        self.link = link;
+        self.reopen();
+        self.v6 = self.v6.take().and_then(|_| or_without_v6(V6::watch(&self.link, now), &self.link));
+        self.keeper.ask_routers_anew(now);
+        self.publish();
+    }
+
+    fn reopen(&mut self) {
+        let link = &self.link;
         let address = self.keeper.lease().map(|kept| kept.lease.address);
         match self.sockets.as_ref().map(|_| sockets(link, address)).transpose() {
             Ok(sockets) => self.sockets = sockets,
             Err(error) => log::warn!(target: "lease", "no sockets link={} error={error}", link.name),
         }
-        self.v6 = self.v6.take().and_then(|_| or_without_v6(V6::begin(link, now), link));
     }
 
-    /// Takes all that has come.
+    /// Takes what has come, as far as it fits into a turn.
     fn take(&mut self, now: Duration) {
-        let (keeper, mut buffer) = (&mut self.keeper, [0; BUFFER]);
+        let keeper = &mut self.keeper;
         if let Some((dhcp, arp)) = &self.sockets {
-            while let Some(packet) = arp.receive(&mut buffer) {
-                keeper.receive_arp(packet, now);
-            }
-            while let Some(payload) = dhcp.receive(&mut buffer) {
-                keeper.receive(payload, now);
-            }
+            let _: Option<()> = take_some(
+                |buffer| arp.receive(buffer),
+                |packet| {
+                    keeper.receive_arp(packet, now);
+                    None
+                },
+            );
+            let _: Option<()> = take_some(
+                |buffer| dhcp.receive(buffer),
+                |payload| {
+                    keeper.receive(payload, now);
+                    None
+                },
+            );
         }
         let Some(v6) = &mut self.v6 else { return };
         v6.poll(now);
@@ -338,6 +367,13 @@ impl Service {
         for error in files::publish(&via) {
             log::warn!(target: "lease", "not written {error}");
         }
+    }
+}
+
+/// A bundle has programs that give links names of their own (udev).
+fn say_renamed(was: &str, link: &Link) {
+    if link.name != was {
+        log::info!(target: "lease", "renamed link={} was={was}", link.name);
     }
 }
 
