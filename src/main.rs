@@ -116,6 +116,10 @@ fn stages_at(
         fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     let facts = node::facts::gather(machine, identity, online, &config, &list);
     let handover = Handover::of(online.connection().via.as_ref());
+    let handover = match online.renewed() {
+        Some(newest) => handover.with_lease(newest),
+        None => handover,
+    };
     Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts, &handover))
 }
 

@@ -27,6 +27,7 @@ use crate::media;
 use crate::net::apply;
 use crate::net::links::Link;
 use crate::net::netlink;
+use crate::net::renewal::Renewal;
 use crate::net::settings::{Autoconfigured, Settings, addresses_text, gateway_text};
 use crate::net::v6;
 use crate::servers::Servers;
@@ -46,6 +47,8 @@ pub const HOSTS: &str = "/run/zstrap/hosts";
 pub struct Online {
     servers: Servers,
     connection: Connection,
+    /// Keeps the lease while the files are fetched, which may take longer than it lasts.
+    renewal: Option<Renewal>,
 }
 
 /// How the node is connected, for facts and for whoever keeps the network up after handoff.
@@ -89,10 +92,16 @@ impl Online {
         &self.connection
     }
 
+    /// The lease as it was renewed last, and when.
+    #[must_use]
+    pub fn renewed(&self) -> Option<(Lease, Duration)> {
+        self.renewal.as_ref().map(Renewal::current)
+    }
+
     /// A network that is only pretended.
     #[cfg(test)]
     pub fn pretended(servers: Servers, connection: Connection) -> Self {
-        Self { servers, connection }
+        Self { servers, connection, renewal: None }
     }
 }
 
@@ -229,7 +238,7 @@ fn on_media(
         log::warn!(target: "network", "without a name: {error}");
     }
     log::info!(target: "network", "online server={server} link=none after={:.3}s", started.elapsed().as_secs_f64());
-    Ok(Online { servers, connection: Connection { via: None, server, hostname } })
+    Ok(Online { servers, connection: Connection { via: None, server, hostname }, renewal: None })
 }
 
 /// Looks for a link through which a server answers.
@@ -249,8 +258,10 @@ fn search(
         let attempt = Attempt { system, identity, network: plan.network(), candidate: &candidate, started };
         let servers = Servers::new(identity, &machine.servers)?;
         match attempt.run(servers, &mut machine.clock) {
-            Ok(online) if !search.is_contested(&candidate) => {
+            Ok(mut online) if !search.is_contested(&candidate) => {
                 search.settle_on(&candidate.link);
+                let Candidate { link, lease, obtained, .. } = &candidate;
+                online.renewal = lease.as_ref().map(|lease| Renewal::begin(link, lease, *obtained));
                 log_online(&online, &candidate.link, started);
                 machine.connected = Some((candidate.link, candidate.settings));
                 return Ok(online);
@@ -328,7 +339,8 @@ impl Attempt<'_> {
             answer => answer,
         };
         let server = answer.map_err(|nobody| nobody.reasons)?;
-        Ok(Online { servers, connection: Connection { via: Some(self.via()), server, hostname } })
+        let connection = Connection { via: Some(self.via()), server, hostname };
+        Ok(Online { servers, connection, renewal: None })
     }
 
     fn via(&self) -> Via {

@@ -266,7 +266,10 @@ impl<'a> Search<'a> {
     pub fn why_not(&self) -> Error {
         let waited = self.started.elapsed();
         let links = Link::all();
-        let used: Vec<&Link> = links.iter().filter(|link| self.plan.role(link) != Role::Ignored).collect();
+        let mut used: Vec<&Link> = links.iter().filter(|link| self.plan.role(link) == Role::Used).collect();
+        if used.is_empty() {
+            used = links.iter().filter(|link| self.plan.role(link) != Role::Ignored).collect();
+        }
         let names = |chosen: &dyn Fn(&Link) -> bool| {
             let names: Vec<&str> = used.iter().filter(|l| chosen(l)).map(|l| l.name.as_str()).collect();
             names.join(" ")
