@@ -175,6 +175,12 @@ impl Refusal for Error {
             }
             Self::NoCarrier { .. } => "check the cable and the switch port",
             Self::NoLease { .. } => "check that a DHCP server or an IPv6 router serves this network",
+            Self::NoServer(why) if why.contains("certificate") => {
+                "check the name in the server's certificate, the CA of the image (--ca), and the clock"
+            }
+            Self::NoServer(why) if why.contains("no medium") => {
+                "check that the stick or CD is there and has the folder of the image's file: server"
+            }
             Self::NoServer(_) => "check that a server of the image runs and can be reached from this network",
             Self::Server(_) => "make the image with a server that this version can speak to",
             Self::System { .. } => "report this line; it is a defect of the init or the kernel",

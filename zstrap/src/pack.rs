@@ -1,4 +1,4 @@
-//! Compressed blobs: `HEX.zst` beside a blob, where that saves a tenth, for nodes on slow lines.
+//! Compressed blobs: `HEX.zst` beside a blob, where that saves a tenth.
 //!
 //! In: a site whose plain blobs are there, and which of them a list names. Out: compressed ones beside them, and
 //! the [`Packed`] that tells nodes of them. Failure: a blob that is not what its name says, the disk's errors. The
