@@ -3,6 +3,7 @@
 //! Stages take `&dyn System`, so a test can hand them one that only records, and "nothing is written when the
 //! signature is bad" becomes an assertion on a list of calls. [`linux`] is the real one.
 
+mod backtrace;
 #[cfg(test)]
 pub mod fake;
 pub mod linux;
