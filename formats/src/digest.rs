@@ -5,8 +5,8 @@
 
 use std::fmt;
 
+use ring::digest::{Context, SHA256, digest};
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
 
 /// A digest of `N` bytes; text form is `2 * N` lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,14 +116,14 @@ impl ContentDigest {
 pub struct ContentHasher {
     size: u64,
     md5: md5::Context,
-    sha256: sha2::Sha256,
+    sha256: Context,
 }
 
 impl ContentHasher {
     /// A hasher that has seen nothing.
     #[must_use]
     pub fn new() -> Self {
-        Self { size: 0, md5: md5::Context::new(), sha256: sha2::Sha256::new() }
+        Self { size: 0, md5: md5::Context::new(), sha256: Context::new(&SHA256) }
     }
 
     /// Takes the next bytes of the stream.
@@ -145,7 +145,7 @@ impl ContentHasher {
         ContentDigest {
             size: self.size,
             md5: Digest(self.md5.finalize().0),
-            sha256: Digest(self.sha256.finalize().into()),
+            sha256: of_ring(&self.sha256.finish()),
         }
     }
 }
@@ -156,10 +156,14 @@ impl Default for ContentHasher {
     }
 }
 
+fn of_ring(digest: &ring::digest::Digest) -> Sha256 {
+    Digest(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+}
+
 /// SHA-256 of bytes that are at hand.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> Sha256 {
-    Digest(sha2::Sha256::digest(bytes).into())
+    of_ring(&digest(&SHA256, bytes))
 }
 
 /// MD5 of bytes that are at hand.

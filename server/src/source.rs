@@ -13,7 +13,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
+use zstrap_formats::digest::sha256;
 
 use crate::path::SitePath;
 
@@ -115,7 +115,8 @@ fn whole(file: &mut File, path: &SitePath) -> anyhow::Result<Source> {
     anyhow::ensure!(bytes.len() as u64 <= MAX_SMALL, "reading: grows while it is read");
     let etag = match path.blob_hash() {
         Some(hash) => format!("\"{hash}\""),
-        None => format!("\"{:x}\"", HexTag(&Sha256::digest(&bytes))),
+        // 16 bytes of it are enough for a tag.
+        None => format!("\"{:.32}\"", sha256(&bytes).to_string()),
     };
     Ok(Source { len: bytes.len() as u64, content: Content::Whole(Bytes::from(bytes)), etag })
 }
@@ -126,15 +127,6 @@ fn stat_tag(meta: &std::fs::Metadata) -> String {
     let mtime = nanos(meta.mtime(), meta.mtime_nsec());
     let ctime = nanos(meta.ctime(), meta.ctime_nsec());
     format!("\"{:x}-{:x}-{mtime:x}-{ctime:x}\"", meta.len(), meta.ino())
-}
-
-/// The first 16 bytes of a digest in hex: enough for a tag.
-struct HexTag<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for HexTag<'_> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().take(16).try_for_each(|byte| write!(formatter, "{byte:02x}"))
-    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
+use zstrap_formats::digest::sha256;
 use zstrap_server::{Limits, Phase};
 
 pub const LIST: &str = "/bundles/demo/amd64/17.mtree";
@@ -159,7 +159,7 @@ pub fn small_site(root: &Path, sizes: &[usize]) -> Vec<String> {
         .iter()
         .map(|size| {
             let bytes = pattern(*size);
-            let name: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let name = sha256(&bytes).to_string();
             write(&format!("blobs/sha256/{name}"), &bytes);
             name
         })
