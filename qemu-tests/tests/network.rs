@@ -344,15 +344,15 @@ fn boots_on_a_bad_wire_of_ipv6_only() -> Result<()> {
     vm.assert_never("] fail:")
 }
 
-/// A router that has been here before us, and from which packets come back with a no.
-fn dead_router(prefix: &str, preference: &str) -> Result<(Lab, impl Drop)> {
+/// A lab with a router that announces this prefix, knows of nothing beyond itself, and says so.
+fn router(prefix: &str, preference: &str) -> Result<(Lab, impl Drop)> {
     let lab = Lab::new()?;
     lab.namespace.sysctl("net/ipv6/conf/all/forwarding", "1")?;
     if prefix != "fd00:77::" {
         lab.namespace.ip(&format!("address add {prefix}1/64 dev tap0 nodad"))?;
     }
     let range = format!("--dhcp-range={prefix},ra-only,64");
-    let dnsmasq = lab.dnsmasq(&["--enable-ra", &range, &format!("--ra-param=tap0,{preference}0,1800")])?;
+    let dnsmasq = lab.dnsmasq(&["--enable-ra", &range, &format!("--ra-param=tap0,{preference},0,1800")])?;
     Ok((lab, dnsmasq))
 }
 
@@ -360,9 +360,8 @@ fn dead_router(prefix: &str, preference: &str) -> Result<(Lab, impl Drop)> {
 /// prefix as the last. An answer through another link was taken for one of the link that was tried.
 #[test]
 fn boots_through_the_last_of_three_routers_of_ipv6() -> Result<()> {
-    let ((first, _one), (second, _two)) =
-        (dead_router("fd00:78::", "low,")?, dead_router("fd00:77::", "low,")?);
-    let (last, _three) = dead_router("fd00:77::", "high,")?;
+    let ((first, _one), (second, _two)) = (router("fd00:78::", "low")?, router("fd00:77::", "low")?);
+    let (last, _three) = router("fd00:77::", "high")?;
     last.namespace.ip("address add fd00:88::1/128 dev lo")?;
     let server = Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 1);
     let scene = Scene::at("network-ipv6-routers", Place::inside(&last.namespace, server.into()))?;
@@ -397,6 +396,18 @@ fn leaves_a_link_with_a_lease_although_the_other_has_ipv6() -> Result<()> {
     let online = vm.assert_line("] network: online server=*link=eth1 ")?;
     ensure!(tried.index < left.index && left.index < online.index, vm.failed("in another order"));
     vm.assert_never("] fail:")
+}
+
+/// Addresses by stateful DHCPv6 alone.
+#[test]
+fn says_that_a_router_sends_it_to_what_it_does_not_speak() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-ipv6-stateful", lab.place6())?;
+    let _dnsmasq = lab.dnsmasq(&["--enable-ra", "--dhcp-range=fd00:77::50,fd00:77::60,64"])?;
+    let vm = lab.machine(&scene)?.start()?;
+    vm.wait_line("] network: no address from this router link=eth0 router=fe80::*: DHCPv6 for ", BOUND)?;
+    vm.wait_line("] network: waiting at-most=*on eth0 within ", BOUND)?;
+    vm.assert_never("] network: auto6 ")
 }
 
 #[test]

@@ -336,7 +336,7 @@ impl Watch {
     /// the trial does not count.
     fn resume(&mut self, now: Duration) {
         let Some(hushed) = self.hushed.take() else { return };
-        self.since = if self.router.take().is_some() { now } else { self.since + (now - hushed) };
+        self.since = if self.router.take().is_some() { now } else { self.since + now.saturating_sub(hushed) };
         self.v6 = begun(&self.link.name, "IPv6", V6::begin(&self.link, now));
     }
 
