@@ -1,6 +1,6 @@
 //! What DHCP servers and networks do to a node that wants to boot.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -329,6 +329,85 @@ fn boots_on_a_network_of_ipv6_only_once_the_server_is_back() -> Result<()> {
     vm.expect_exit(&Reason::PowerOff, BOUND)?;
     vm.assert_line("] network: online server=http://boot.test:*link=eth0 ")?;
     vm.assert_line("payload: dns=nameserver fd00:77::1").map(drop)
+}
+
+#[test]
+fn boots_on_a_bad_wire_of_ipv6_only() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-ipv6-bad-wire", lab.place6())?;
+    let _dnsmasq = lab.dnsmasq(&["--enable-ra", "--dhcp-range=fd00:77::,ra-only,64"])?;
+    lab.segment.set(|wire| {
+        (wire.loss, wire.duplicates) = (0.05, 0.02);
+        (wire.delay, wire.jitter) = (Duration::from_millis(5), Duration::from_millis(10));
+    });
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_never("] fail:")
+}
+
+/// A lab with a router that announces this prefix, knows of nothing beyond itself, and says so.
+fn router(prefix: &str, preference: &str) -> Result<(Lab, impl Drop)> {
+    let lab = Lab::new()?;
+    lab.namespace.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    if prefix != "fd00:77::" {
+        lab.namespace.ip(&format!("address add {prefix}1/64 dev tap0 nodad"))?;
+    }
+    let range = format!("--dhcp-range={prefix},ra-only,64");
+    let dnsmasq = lab.dnsmasq(&["--enable-ra", &range, &format!("--ra-param=tap0,{preference},0,1800")])?;
+    Ok((lab, dnsmasq))
+}
+
+/// Three routers, of which only the last, which all would rather use, leads to the server. The second has the same
+/// prefix as the last. An answer through another link was taken for one of the link that was tried.
+#[test]
+fn boots_through_the_last_of_three_routers_of_ipv6() -> Result<()> {
+    let ((first, _one), (second, _two)) = (router("fd00:78::", "low")?, router("fd00:77::", "low")?);
+    let (last, _three) = router("fd00:77::", "high")?;
+    last.namespace.ip("address add fd00:88::1/128 dev lo")?;
+    let server = Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 1);
+    let scene = Scene::at("network-ipv6-routers", Place::inside(&last.namespace, server.into()))?;
+    // The first is heard when the others have been heard, and later the second before the last.
+    first.segment.set(|wire| wire.delay = Duration::from_secs(1));
+    last.segment.set(|wire| wire.delay = Duration::from_millis(200));
+    let machine =
+        scene.machine()?.nics(0).wire(&first.segment)?.wire(&second.segment)?.wire(&last.segment)?;
+    let vm = expect_payload(machine.append("zstrap.link=eth0"), BOUND)?;
+    let mut before = vm.assert_line("] network: auto6 addr=fd00:78::*/64 gw=fe80::* link=eth0 ")?;
+    for pattern in
+        ["left link=eth0 why=no-server", "left link=eth1 why=no-server", "online server=*link=eth2 "]
+    {
+        let line = vm.assert_line(&format!("] network: {pattern}"))?;
+        ensure!(before.index < line.index, vm.failed(&format!("too early: {line}")));
+        before = line;
+    }
+    vm.assert_never("] fail:")
+}
+
+/// A lease that leads nowhere, and the server in the network of a router on the other link.
+#[test]
+fn leaves_a_link_with_a_lease_although_the_other_has_ipv6() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-ipv6-beside", lab.place6())?;
+    let _dnsmasq = lab.dnsmasq(&["--enable-ra", "--dhcp-range=fd00:77::,ra-only,64"])?;
+    let (near, _) = elsewhere(Script::new(3, 90).late(Duration::from_secs(2)))?;
+    let machine = scene.machine()?.nics(0).wire(&near)?.wire(&lab.segment)?;
+    let vm = expect_payload(machine.append("zstrap.link=eth0"), BOUND)?;
+    let tried = vm.assert_line("] network: lease addr=10.77.0.90/24 gw=10.77.0.1 link=eth0 ")?;
+    let left = vm.assert_line("] network: left link=eth0 why=no-server")?;
+    let online = vm.assert_line("] network: online server=*link=eth1 ")?;
+    ensure!(tried.index < left.index && left.index < online.index, vm.failed("in another order"));
+    vm.assert_never("] fail:")
+}
+
+/// Addresses by stateful DHCPv6 alone.
+#[test]
+fn says_that_a_router_sends_it_to_what_it_does_not_speak() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-ipv6-stateful", lab.place6())?;
+    let _dnsmasq = lab.dnsmasq(&["--enable-ra", "--dhcp-range=fd00:77::50,fd00:77::60,64"])?;
+    let vm = lab.machine(&scene)?.start()?;
+    vm.wait_line("] network: no address from this router link=eth0 router=fe80::*: DHCPv6 for ", BOUND)?;
+    vm.wait_line("] network: waiting at-most=*on eth0 within ", BOUND)?;
+    vm.assert_never("] network: auto6 ")
 }
 
 #[test]

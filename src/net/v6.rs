@@ -278,7 +278,10 @@ impl V6 {
         let makes_addresses = said.prefixes.iter().any(|prefix| prefix.autonomous && prefix.valid > 0);
         if managed && !makes_addresses && !std::mem::replace(&mut self.told_managed, true) {
             // A sentence of its own: without it an operator would look for a fault of the cable.
-            log::info!(target: "network", "no address by autoconfiguration link={link} router={source} managed=true");
+            log::warn!(
+                target: "network",
+                "no address from this router link={link} router={source}: DHCPv6 for addresses (M) is not spoken",
+            );
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! In: a [`Plan`]. Out: [`Candidate`]s, each a link with settings that may lead to a server, in the order in which
 //! they came. DHCPv4 and router advertisements run side by side; whatever a link learns later makes it a candidate
-//! once more, with all that is known by then.
+//! once more, with all that is known by then. While one is tried, the others have no IPv6: the kernel takes the routes
+//! of every router, and an answer through another link would be taken for one through this.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -76,6 +77,8 @@ struct Watch {
     lease: Option<Lease>,
     obtained: Duration,
     router: Option<Settings>,
+    /// Since when it has no IPv6 because another link is tried.
+    hushed: Option<Duration>,
     tried: Option<Settings>,
     refusals: u32,
 }
@@ -107,16 +110,21 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// The next candidate; none after the deadline, or when every link has been tried with all that it can learn.
+    /// The next candidate; none after the deadline, or when every link has been tried with all that it can learn. From
+    /// here to the next call, IPv6 leaves by the candidate's link alone.
     ///
     /// # Errors
     /// [`Error::System`].
     pub fn next_candidate(&mut self) -> Result<Option<Candidate>, Error> {
+        let now = self.started.elapsed();
+        self.links.values_mut().for_each(|watch| watch.resume(now));
         while self.started.elapsed() < self.deadline {
             self.look_at_links();
             let now = self.started.elapsed();
             self.links.values_mut().for_each(|watch| watch.work(now));
             if let Some(candidate) = self.candidate(now) {
+                let others = self.links.values_mut().filter(|watch| watch.link.index != candidate.link.index);
+                others.for_each(|watch| watch.hush(now));
                 return Ok(Some(candidate));
             }
             if self.is_exhausted(now) {
@@ -296,6 +304,7 @@ impl Watch {
             lease: None,
             obtained: Duration::ZERO,
             router: None,
+            hushed: None,
             tried: None,
             refusals: 0,
         }
@@ -312,6 +321,23 @@ impl Watch {
             self.lease = None;
             self.dhcp = begun(name, "DHCP", Dhcp::begin(&self.link, now));
         }
+    }
+
+    /// Takes IPv6 from the link for as long as another one is tried: not the default route alone, as a server may also
+    /// stand in this link's own network.
+    fn hush(&mut self, now: Duration) {
+        if let Some(v6) = self.v6.take() {
+            v6.leave();
+            self.hushed = Some(now);
+        }
+    }
+
+    /// Asks for routers again. A router that was heard has all its time to speak once more; where none was, the time of
+    /// the trial does not count.
+    fn resume(&mut self, now: Duration) {
+        let Some(hushed) = self.hushed.take() else { return };
+        self.since = if self.router.take().is_some() { now } else { self.since + now.saturating_sub(hushed) };
+        self.v6 = begun(&self.link.name, "IPv6", V6::begin(&self.link, now));
     }
 
     fn leave_routers(&mut self) {
@@ -390,4 +416,40 @@ fn begun<T>(link: &str, what: &str, result: std::io::Result<T>) -> Option<T> {
     result
         .map_err(|error| log::warn!(target: "network", "no {what} on this link link={link} error={error}"))
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A link that does not exist, whose IPv6 was taken after three seconds.
+    fn hushed() -> Watch {
+        let link = Link { name: "zstrap-none".to_owned(), index: u32::MAX, mac: [2; 6], has_master: false };
+        Watch { has_carrier: true, since: SECOND, hushed: Some(3 * SECOND), ..Watch::new(link) }
+    }
+
+    #[test]
+    fn the_trial_of_another_link_took_the_time_that_routers_have_to_speak() {
+        let mut watch = hushed();
+        watch.resume(30 * SECOND);
+        assert_eq!((watch.since, watch.hushed), (28 * SECOND, None));
+        watch.resume(40 * SECOND);
+        assert_eq!(watch.since, 28 * SECOND);
+    }
+
+    #[test]
+    fn a_router_that_was_heard_before_a_trial_counts_when_it_is_heard_again() {
+        let mut watch = Watch { router: Some(Settings::default()), ..hushed() };
+        watch.resume(30 * SECOND);
+        assert_eq!((watch.since, watch.router), (30 * SECOND, None));
+    }
+
+    #[test]
+    fn a_link_without_ipv6_is_not_given_any_after_a_trial() {
+        let mut watch = Watch { hushed: None, ..hushed() };
+        watch.hush(3 * SECOND);
+        assert_eq!(watch.hushed, None);
+    }
 }
