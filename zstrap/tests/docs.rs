@@ -246,6 +246,19 @@ fn every_command_in_the_documents_parses() {
     assert!(count > 15, "only {count} commands were found");
 }
 
+/// The README's commands go to a new folder, and those of the other pages come after them.
+#[test]
+fn commands_find_the_kernel_from_the_folder_of_the_readme() {
+    assert!(text("README.md").contains("\nKERNEL=$PWD/out/kernel/amd64\ncd "));
+    let lines = DOCUMENTS.map(|document| shell_lines(&text(document))).concat();
+    let images: Vec<&String> =
+        lines.iter().filter(|line| line.starts_with("zstrap image netboot ")).collect();
+    assert!(images.len() > 3, "{images:?}");
+    for line in images {
+        assert!(line.contains(" --kernel $KERNEL/vmlinuz --modules $KERNEL/modules/* "), "{line}");
+    }
+}
+
 #[test]
 fn every_make_target_in_the_documents_exists() {
     let makefile = text("Makefile");
