@@ -93,7 +93,8 @@ impl FromStr for Url {
         if text.len() > MAX_URL || !text.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(wrong("is longer than 2048 bytes or has other than visible ASCII characters"));
         }
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("has no ://"))?;
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| wrong("has no ://, expected as in http://HOST:PORT"))?;
         let scheme = match scheme {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
@@ -196,6 +197,12 @@ mod tests {
         for text in ["ftp://a", "tftp://a", "HTTP://a"] {
             assert!(matches!(text.parse::<Url>(), Err(UrlError::Scheme { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_without_scheme_is_told_what_is_missing() {
+        let error = "10.0.2.2:8080".parse::<Url>().unwrap_err();
+        assert_eq!(error.to_string(), r#"URL "10.0.2.2:8080" has no ://, expected as in http://HOST:PORT"#);
     }
 
     #[test]

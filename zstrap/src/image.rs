@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use zstrap_formats::config::{Config, LogLevel};
 use zstrap_formats::digest::ContentDigest;
@@ -18,10 +18,11 @@ use zstrap_formats::network::Network;
 use zstrap_formats::signature::{Accept, Keyring, Signature, TrustedComment};
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
-use zstrap_formats::url::Url;
+use zstrap_formats::url::{Scheme, Url};
 use zstrap_mkimage::modules::{ModuleSet, Patterns, select};
 use zstrap_mkimage::netboot::{self, Parts};
 
+use crate::authority;
 use crate::config;
 use crate::output;
 use crate::sign::read_public;
@@ -89,7 +90,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// An HTTP proxy between nodes and servers
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = http_url)]
     pub proxy: Option<Url>,
     /// How nodes configure their network, such as dhcp4,vlan=10 or
     /// addr=192.0.2.7/24,gw=192.0.2.1,dns=192.0.2.53; docs/network.md says all
@@ -130,6 +131,13 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     ))
 }
 
+/// As the identity wants it, said beside the option.
+fn http_url(text: &str) -> anyhow::Result<Url> {
+    let url: Url = text.parse()?;
+    ensure!(url.scheme() == Scheme::Http, "expected an http URL, such as http://10.0.0.1:3128");
+    Ok(url)
+}
+
 /// The convention of reproducible builds for "the time of this build".
 fn source_date_epoch() -> anyhow::Result<Option<u64>> {
     match std::env::var("SOURCE_DATE_EPOCH") {
@@ -153,8 +161,7 @@ pub fn identity(arguments: &Arguments, build_time: Option<Timestamp>) -> anyhow:
     let signed = newest_signature(&site, arguments, serial, &json, &keyring)?;
     let digest = ContentDigest::of(&json);
     let pin = arguments.pin.then_some(Pin { md5: digest.md5, sha256: digest.sha256 });
-    let read_text =
-        |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let read_ca = |path: &PathBuf| authority::read(path, &arguments.servers);
     let identity = Identity {
         build_time: build_time.unwrap_or(signed),
         servers: arguments.servers.clone(),
@@ -162,7 +169,7 @@ pub fn identity(arguments: &Arguments, build_time: Option<Timestamp>) -> anyhow:
         config: ConfigChoice { name: arguments.config.clone(), pin },
         farmer_id: arguments.farmer.clone(),
         farming_pool_id: arguments.pool.clone(),
-        ca: arguments.ca.as_ref().map(read_text).transpose()?,
+        ca: arguments.ca.as_ref().map(read_ca).transpose()?,
         proxy: arguments.proxy.clone(),
         network: arguments.network.clone(),
         clock: arguments.clock,

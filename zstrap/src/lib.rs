@@ -4,6 +4,7 @@
 //! images. Failure: an error whose chain names what was done to which file; what a site served before stays
 //! whole.
 
+mod authority;
 pub mod boot;
 pub mod cli;
 pub mod clock;

@@ -23,7 +23,7 @@ use zstrap_formats::time::Timestamp;
 
 use crate::clock::{self, Expiry};
 use crate::output;
-use crate::pack;
+use crate::pack::{self, Gain};
 use crate::parallel::on_all_cores;
 use crate::progress::Progress;
 use crate::sign::Signers;
@@ -119,6 +119,8 @@ pub struct Published {
     pub expires: Timestamp,
     /// The list.
     pub list: List,
+    /// What compressing its blobs has brought, if that was asked for.
+    pub gain: Option<Gain>,
 }
 
 /// Runs the command.
@@ -142,7 +144,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         zstd: !arguments.no_zstd,
         now: clock::now()?,
     })?;
-    let Published { serial, expires, list } = published;
+    let Published { serial, expires, list, gain } = published;
+    if let Some(gain) = gain {
+        log::info!("compressed: {gain}");
+    }
     let (bundle, arch) = (&arguments.bundle, arguments.arch);
     let (entries, bytes) = (list.entries().len(), list.total_size());
     output::line(format_args!(
@@ -183,8 +188,9 @@ pub fn publish(options: &Options) -> anyhow::Result<Published> {
     let digests = store_blobs(&writer, &items, &before.files)?;
     let list = make_list(items, &digests, options.rules)?;
     let packed = if options.zstd { Some(pack_blobs(&writer, &list, &before)?) } else { None };
+    let (packed, gain) = packed.unzip();
     let serial = commit(&writer, options, &signers, &list, packed.as_ref(), expires)?;
-    Ok(Published { serial, expires, list })
+    Ok(Published { serial, expires, list, gain })
 }
 
 fn items_of(dir: &Path, rules: Rules) -> anyhow::Result<Vec<Item>> {
@@ -355,7 +361,7 @@ fn store_blobs(
 }
 
 /// Compresses the blobs of a list, the largest first.
-fn pack_blobs(writer: &Writer, list: &List, before: &Before) -> anyhow::Result<Packed> {
+fn pack_blobs(writer: &Writer, list: &List, before: &Before) -> anyhow::Result<(Packed, Gain)> {
     let mut contents: Vec<ContentDigest> = list
         .entries()
         .iter()

@@ -1,7 +1,8 @@
 //! `zstrap verify`: is this list signed, is this folder what it says, and does this site have what it names?
 //!
 //! In: a list (or a config) beside its signature, public keys, perhaps a folder, perhaps a site. Out: on stdout, what
-//! the signature says, each difference between list and folder, each blob that the site lacks or that is damaged.
+//! the signature says, each difference between list and folder, how many blobs of the site were looked at, and each
+//! that it lacks or that is damaged.
 //! Failure: no good signature, expired, not a list, any of these. Reads what others write, too: legacy signatures, bsdtar's lists.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,7 +93,9 @@ fn check_list(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<()> {
     }
     if let Some(root) = &arguments.site {
         let packed = packed_beside(&arguments.list, &mut found)?;
-        found.extend(faults(&list, &packed, &Site::open(root)?)?);
+        let contents = contents_of(&list);
+        output::line(extent(&contents, &packed))?;
+        found.extend(faults(&contents, &packed, &Site::open(root)?)?);
         places.push(format!("site {}", root.display()));
     }
     found.iter().try_for_each(output::line)?;
@@ -116,18 +119,33 @@ fn packed_beside(list: &Path, found: &mut Vec<String>) -> anyhow::Result<Packed>
     }))
 }
 
-/// One line for each blob of the list that the site lacks, or that holds something else; compressed ones, too.
-fn faults(list: &List, packed: &Packed, site: &Site) -> anyhow::Result<Vec<String>> {
+/// The contents of a list that have blobs, each once.
+fn contents_of(list: &List) -> Vec<ContentDigest> {
     let contents: BTreeMap<Sha256, ContentDigest> = list
         .entries()
         .iter()
         .filter_map(|entry| match entry.kind {
-            EntryKind::File(content) => Some((content.sha256, content)),
+            // Nodes ask for no empty file.
+            EntryKind::File(content) if content.size > 0 => Some((content.sha256, content)),
             _ => None,
         })
         .collect();
-    let contents: Vec<ContentDigest> = contents.into_values().collect();
-    let found = on_all_cores(&contents, |content| Ok(faults_of(content, packed, site)))?;
+    contents.into_values().collect()
+}
+
+/// What of a site is held against a list: a check that finds nothing says how much it has looked at.
+fn extent(contents: &[ContentDigest], packed: &Packed) -> String {
+    let sum = |sum: u64, more: u64| sum.saturating_add(more);
+    let bytes = contents.iter().map(|content| content.size).fold(0, sum);
+    // Nobody signs these lengths.
+    let compressed = packed.iter().map(|(_, length)| length).fold(0, sum);
+    let (blobs, packed) = (contents.len(), packed.iter().count());
+    format!("blobs={blobs} bytes={bytes} compressed={packed} compressed_bytes={compressed}")
+}
+
+/// One line for each blob of the list that the site lacks, or that holds something else; compressed ones, too.
+fn faults(contents: &[ContentDigest], packed: &Packed, site: &Site) -> anyhow::Result<Vec<String>> {
+    let found = on_all_cores(contents, |content| Ok(faults_of(content, packed, site)))?;
     let known: BTreeSet<&Sha256> = contents.iter().map(|content| &content.sha256).collect();
     let strangers = packed.iter().filter(|(sha256, _)| !known.contains(sha256));
     let strangers = strangers.map(|(sha256, _)| format!("{} is not in the list", site::packed_blob(sha256)));
@@ -136,14 +154,11 @@ fn faults(list: &List, packed: &Packed, site: &Site) -> anyhow::Result<Vec<Strin
 
 fn faults_of(content: &ContentDigest, packed: &Packed, site: &Site) -> Vec<String> {
     let mut found = Vec::new();
-    // Nodes ask for no empty file.
-    if content.size > 0 {
-        found.extend(fault(&site::blob(&content.sha256), site, |place| {
-            let is = tree::content_of(place)?;
-            ensure!(is == *content, "holds {} bytes with SHA-256 {}", is.size, is.sha256);
-            Ok(())
-        }));
-    }
+    found.extend(fault(&site::blob(&content.sha256), site, |place| {
+        let is = tree::content_of(place)?;
+        ensure!(is == *content, "holds {} bytes with SHA-256 {}", is.size, is.sha256);
+        Ok(())
+    }));
     if let Some(length) = packed.claimed(&content.sha256) {
         found.extend(fault(&site::packed_blob(&content.sha256), site, |place| {
             let is = place.metadata().with_context(|| format!("opening {}", place.display()))?.len();

@@ -247,6 +247,38 @@ fn every_command_in_the_documents_parses() {
 }
 
 #[test]
+fn the_demo_in_the_readme_shows_what_the_programs_say() {
+    let (readme, all) = (text("README.md"), sources().into_values().collect::<String>());
+    let demo = readme.split("```text\n== ").nth(1).unwrap().split("\n```").next().unwrap();
+    for stage in STAGES.into_iter().chain(["early", "clock", "supervise"]) {
+        assert!(demo.contains(&format!("] {stage}: ")), "no line of {stage}");
+    }
+    for step in ["storing", "compressing", "compressed"] {
+        assert!(demo.contains(&format!(" [INFO] {step}: ")), "no line of {step}");
+    }
+    let said: Vec<&str> =
+        demo.lines().filter_map(|line| log_line(line.strip_prefix("  | ")?)).map(|(_, said)| said).collect();
+    for name in said.iter().flat_map(|said| said.split_whitespace()).filter_map(|word| word.split_once('=')) {
+        assert!(all.contains(&format!("{}=", name.0)), "the init does not say {}=", name.0);
+    }
+    let done = said.iter().find(|said| said.starts_with("done files=")).unwrap();
+    assert!(done.contains(" received="), "{done}");
+}
+
+/// The README's commands go to a new folder, and those of the other pages come after them.
+#[test]
+fn commands_find_the_kernel_from_the_folder_of_the_readme() {
+    assert!(text("README.md").contains("\nKERNEL=$PWD/out/kernel/amd64\ncd "));
+    let lines = DOCUMENTS.map(|document| shell_lines(&text(document))).concat();
+    let images: Vec<&String> =
+        lines.iter().filter(|line| line.starts_with("zstrap image netboot ")).collect();
+    assert!(images.len() > 3, "{images:?}");
+    for line in images {
+        assert!(line.contains(" --kernel $KERNEL/vmlinuz --modules $KERNEL/modules/* "), "{line}");
+    }
+}
+
+#[test]
 fn every_make_target_in_the_documents_exists() {
     let makefile = text("Makefile");
     for document in DOCUMENTS {

@@ -55,7 +55,7 @@ fn the_same_input_gives_the_same_bytes() {
 #[test]
 fn the_slot_carries_what_was_asked_for() {
     let work = ready();
-    work.write("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    make_ca(&work);
     let more =
         ["--server", "https://b.example.org/site", "--ca", "ca.pem", "--proxy", "http://10.0.0.1:3128"];
     let mut command = netboot(&work, &["--config", "farm", "--log", "debug", "-o", "image"]);
@@ -70,7 +70,7 @@ fn the_slot_carries_what_was_asked_for() {
     assert!(identity.config.pin.is_none());
     assert_eq!(identity.keyring.keys()[0].to_file(), text(&work.read("keys/admin.pub")));
     assert_eq!(identity.proxy.unwrap().to_string(), "http://10.0.0.1:3128");
-    assert!(identity.ca.unwrap().contains("AAAA"));
+    assert_eq!(identity.ca.unwrap(), text(&work.read("ca.pem")));
     assert_eq!(identity.log.unwrap().as_str(), "debug");
 }
 
@@ -85,6 +85,32 @@ fn the_slot_says_how_the_network_is_and_which_clock_counts() {
     let told = identity(&work, "image");
     assert_eq!(told.network.to_string(), "addr=192.0.2.7/24,gw=192.0.2.1,dns=192.0.2.53,vlan=10");
     assert_eq!(told.clock, Clock::Network);
+}
+
+/// A self-signed certificate for boot.test, as openssl(1) makes it unless told otherwise: that of an authority.
+fn make_ca(work: &Work) {
+    let mut openssl = work.command("openssl", &["req", "-x509", "-newkey", "ec", "-noenc", "-subj", "/CN=x"]);
+    openssl.args(["-pkeyopt", "ec_paramgen_curve:P-256", "-addext", "subjectAltName=DNS:boot.test"]);
+    openssl.args(["-keyout", "ca.key", "-out", "ca.pem"]);
+    done(openssl);
+}
+
+#[test]
+fn warns_of_a_certificate_by_which_nodes_refuse_the_server_that_shows_it() {
+    let work = ready();
+    make_ca(&work);
+    let said = |server: &str| {
+        let mut command = netboot(&work, &["--config", "farm", "-o", "image", "--ca", "ca.pem"]);
+        let output = command.args(["--server", server]).output().unwrap();
+        assert!(output.status.success());
+        text(&output.stderr)
+    };
+    let warned = said("https://boot.test:8443");
+    assert!(
+        warned.contains("certificate 1 of --ca ca.pem is an authority (CA:TRUE) and names boot.test"),
+        "{warned}"
+    );
+    assert!(!said("https://other.test").contains("certificate"));
 }
 
 #[test]
@@ -179,7 +205,26 @@ fn refuses_wrong_labels_urls_and_thresholds() {
     assert_eq!(with(&["--log", "loud"]).0, 2);
     let (code, said) = with(&["--threshold", "2"]);
     assert_eq!((code, said.as_str()), (1, "zstrap: threshold 2 is not between 1 and the number of keys, 1"));
-    assert_eq!(with(&["--proxy", "https://x"]).0, 1);
+    work.write("ca.pem", "nothing");
+    let (code, said) = with(&["--ca", "ca.pem"]);
+    assert_eq!((code, said.as_str()), (1, "zstrap: --ca ca.pem holds no certificate, expected some in PEM"));
+    assert!(!work.path("image").exists());
+}
+
+#[test]
+fn a_wrong_url_is_named_with_its_option() {
+    let work = ready();
+    let usage = |option: &str, value: &str| {
+        let mut command = netboot(&work, &["--config", "farm", "-o", "image", option, value]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        text(&output.stderr)
+    };
+    let said = usage("--server", "10.0.2.2:8080");
+    assert!(said.contains("'10.0.2.2:8080' for '--server <URL>'"), "{said}");
+    assert!(said.contains("has no ://, expected as in http://HOST:PORT"), "{said}");
+    let said = usage("--proxy", "https://x");
+    assert!(said.contains("'https://x' for '--proxy <URL>': expected an http URL"), "{said}");
     assert!(!work.path("image").exists());
 }
 

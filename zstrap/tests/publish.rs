@@ -368,6 +368,14 @@ fn packable_tree(work: &Work) {
     work.write("tree/small", "0".repeat(4095));
 }
 
+/// What a command that must succeed says on stderr.
+fn talk_of(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    said
+}
+
 fn compressed_blobs(work: &Work) -> Vec<std::path::PathBuf> {
     let blobs = all_below(&work.path("site/blobs/sha256"));
     blobs.into_iter().filter(|blob| blob.extension().is_some_and(|name| name == "zst")).collect()
@@ -377,9 +385,11 @@ fn compressed_blobs(work: &Work) -> Vec<std::path::PathBuf> {
 fn what_saves_a_tenth_is_stored_compressed_too() {
     let work = Work::new();
     packable_tree(&work);
-    done(work.publish(&[]));
+    let said = talk_of(work.publish(&[]));
     let blobs = compressed_blobs(&work);
     assert_eq!(blobs.len(), 1);
+    let length = blobs[0].metadata().unwrap().len();
+    assert!(said.contains(&format!("compressed: blobs=1 new=1 before=30000 after={length}\n")), "{said}");
     // The judge is zstd(1), with the memory that a node allows.
     let unpack = ["-dcq", "--memory=2MB", blobs[0].to_str().unwrap()];
     assert_eq!(done(work.command("zstd", &unpack)), text(&work.read("tree/text")));
@@ -387,6 +397,33 @@ fn what_saves_a_tenth_is_stored_compressed_too() {
     let name = blobs[0].file_stem().unwrap().to_str().unwrap();
     assert_eq!(hint, format!("{name} {}\n", blobs[0].metadata().unwrap().len()));
     whole_bundle(&work, &work.path("site"));
+}
+
+#[test]
+fn publishing_again_compresses_nothing_again() {
+    let work = Work::new();
+    packable_tree(&work);
+    let first = talk_of(work.publish(&[]));
+    let second = talk_of(work.publish(&[]));
+    let gain = |said: &str| said.split_once("compressed: ").unwrap().1.to_owned();
+    assert_eq!(gain(&second), gain(&first).replace("new=1", "new=0"));
+    // An unchanged site gives its blobs to another bundle, too.
+    let other = ["publish", "tree", "--site", "site", "--bundle", "other", "--arch", "amd64"];
+    let mut other = work.zstrap(&other);
+    other.args(["--key", "keys/admin.key"]);
+    assert_eq!(gain(&talk_of(other)), gain(&second));
+}
+
+#[test]
+fn the_same_content_is_compressed_to_the_same_bytes() {
+    let bytes = || {
+        let work = Work::new();
+        packable_tree(&work);
+        work.write("tree/large", "0123456789".repeat(500_000));
+        done(work.publish(&[]));
+        compressed_blobs(&work).iter().map(|blob| std::fs::read(blob).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(bytes(), bytes());
 }
 
 #[test]
@@ -398,6 +435,19 @@ fn without_zstd_there_is_no_hint_and_a_later_publish_compresses() {
     assert!(!work.path(work.list().replace(".mtree", ".packed")).exists());
     done(work.publish(&[]));
     assert_eq!(compressed_blobs(&work).len(), 1);
+}
+
+#[test]
+fn verify_says_how_much_of_a_site_it_has_checked() {
+    let work = Work::new();
+    packable_tree(&work);
+    work.write("tree/empty", "");
+    work.write("tree/twice", work.read("tree/text"));
+    done(work.publish(&[]));
+    let length = compressed_blobs(&work)[0].metadata().unwrap().len();
+    let said = done(work.zstrap(&["verify", &work.list(), "--key", "keys/admin.pub", "--site", "site"]));
+    let expected = format!("blobs=3 bytes=334095 compressed=1 compressed_bytes={length}");
+    assert_eq!(said.lines().last(), Some(expected.as_str()), "{said}");
 }
 
 #[test]
