@@ -6,7 +6,6 @@
 //! attached to the tree of files, so nothing is left mounted when the program of the bundle takes over.
 //! Failure: no site there after [`WAIT`].
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
@@ -35,7 +34,7 @@ const NO_MEDIA: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "fd"];
 const CONFIGS: &str = "configs";
 
 /// What could not be mounted, in words: devices are looked at again and again, for each URL and through each link.
-static REFUSED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static REFUSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Loads the drivers of file systems that media may have. The hardware's own come by the way of all hardware.
 pub fn load_modules(modules: &mut Modules) {
@@ -135,21 +134,25 @@ fn say_refused(device: &str, kind: &str, error: &io::Error) -> bool {
     let is_unknown = Errno::from_io_error(error) == Some(Errno::NODEV);
     let why = if is_unknown { "no driver in the kernel".to_owned() } else { error.to_string() };
     let text = format!("not mounted device={device} kind={kind} error={why}");
-    let is_new = refused().insert(text.clone());
+    let mut refused = refused();
+    let is_new = !refused.contains(&text);
     if is_new {
         log::warn!(target: "media", "{text}");
+        refused.push(text);
     }
     is_new
 }
 
-fn refused() -> MutexGuard<'static, BTreeSet<String>> {
+fn refused() -> MutexGuard<'static, Vec<String>> {
     REFUSED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What was looked for, and what might have had it.
 fn nothing_found() -> String {
     let mut text = format!("no medium with a site in this folder within {}s", WAIT.as_secs());
-    refused().iter().for_each(|refused| text.extend([", ", refused]));
+    for refused in refused().iter() {
+        text = text + ", " + refused;
+    }
     text
 }
 
