@@ -72,6 +72,11 @@ pub trait Refusal: Error + 'static {
 
     /// What the reader can do about it.
     fn advice(&self) -> String;
+
+    /// Whether another attempt would find the very same, so that only a reboot helps.
+    fn is_final(&self) -> bool {
+        false
+    }
 }
 
 /// Why a boot attempt ended.
@@ -91,8 +96,8 @@ impl Failure {
             stage,
             reason: error.reason(),
             advice: error.advice(),
+            is_final: error.is_final(),
             error: Box::new(error),
-            is_final: false,
         }
     }
 

@@ -172,6 +172,17 @@ pub enum BadCertificate {
     /// Nobody whom the identity trusts has signed it.
     #[error("invalid peer certificate: unknown CA")]
     UnknownCa,
+    /// Its signature is not by the CA that it names, which is one of the identity's; or that of the handshake is not by
+    /// the certificate's key.
+    #[error(
+        "invalid peer certificate: not signed by the CA whose name it bears, or the server has another key"
+    )]
+    Signature,
+    /// A server's must not be a CA's, which one that signs itself mostly is.
+    #[error(
+        "invalid peer certificate: it is that of a CA (CA:TRUE), expected one that a CA has signed (CA:FALSE)"
+    )]
+    IsCa,
     /// In the words of the TLS library.
     #[error("invalid peer certificate: {0}")]
     Other(String),
@@ -211,6 +222,9 @@ impl BadCertificate {
             E::NotValidForName | E::NotValidForNameContext { .. } => Self::Name(error.to_string()),
             // A chain that ends in a certificate of its own making has no CA that we know, either.
             E::UnknownIssuer => Self::UnknownCa,
+            E::BadSignature => Self::Signature,
+            // The library below has this as a type that it does not share; `clock::https` has a test.
+            E::Other(_) if error.to_string().ends_with("(CaUsedAsEndEntity))") => Self::IsCa,
             _ => other(),
         }
     }

@@ -59,8 +59,8 @@ fn boot() -> ! {
     for attempt in 1.. {
         let failure = attempt_boot(&system, &mut machine);
         failure.explain();
-        // Once mounts have moved, this is no longer the initramfs that a new attempt would need: what stands at its
-        // paths now was made by others.
+        // A wrong kernel command line stays wrong. And once mounts have moved, this is no longer the initramfs that a
+        // new attempt would need: what stands at its paths now was made by others.
         if failure.is_final() {
             policy.reboot();
         }

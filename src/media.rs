@@ -9,10 +9,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use zstrap_formats::url::Url;
 
 use crate::http::{Body, From, HttpError, Source};
@@ -31,6 +32,9 @@ const BLOCK_DEVICES: &str = "/sys/class/block";
 const NO_MEDIA: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "fd"];
 /// What every site has.
 const CONFIGS: &str = "configs";
+
+/// What could not be mounted, in words: devices are looked at again and again, for each URL and through each link.
+static REFUSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Loads the drivers of file systems that media may have. The hardware's own come by the way of all hardware.
 pub fn load_modules(modules: &mut Modules) {
@@ -102,8 +106,7 @@ impl Media {
                 return Ok(folder);
             }
             if started.elapsed() >= wait {
-                let text = format!("no medium with a site in this folder within {}s", WAIT.as_secs());
-                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, nothing_found()));
             }
             thread::sleep(LOOK);
         }
@@ -117,12 +120,40 @@ impl Media {
         let mount = match mount_unattached(kind, &path) {
             Ok(mount) => mount,
             Err(error) => {
-                log::debug!(target: "media", "not mounted device={device} kind={kind} error={error}");
+                say_refused(device, kind, &error);
                 return None;
             }
         };
         site_below(&mount, self.path()).ok()
     }
+}
+
+/// Says once that a file system cannot be mounted. Whether this is news.
+fn say_refused(device: &str, kind: &str, error: &io::Error) -> bool {
+    // What the kernel calls "No such device" is here a kind of file system that it does not know.
+    let is_unknown = Errno::from_io_error(error) == Some(Errno::NODEV);
+    let why = if is_unknown { "no driver in the kernel".to_owned() } else { error.to_string() };
+    let text = format!("not mounted device={device} kind={kind} error={why}");
+    let mut refused = refused();
+    let is_new = !refused.contains(&text);
+    if is_new {
+        log::warn!(target: "media", "{text}");
+        refused.push(text);
+    }
+    is_new
+}
+
+fn refused() -> MutexGuard<'static, Vec<String>> {
+    REFUSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What was looked for, and what might have had it.
+fn nothing_found() -> String {
+    let mut text = format!("no medium with a site in this folder within {}s", WAIT.as_secs());
+    for refused in refused().iter() {
+        text = text + ", " + refused;
+    }
+    text
 }
 
 /// The folder `path` below `root`, if it holds a site.
@@ -286,6 +317,18 @@ mod tests {
         drop(media);
         // Nothing holds it any more.
         run("losetup", &["-d", &device]);
+    }
+
+    #[test]
+    fn media_that_cannot_be_mounted_were_passed_over_without_a_word() {
+        let (unknown, damaged) = (io::Error::from(Errno::NODEV), io::Error::from(Errno::INVAL));
+        assert!(say_refused("sdy", "erofs", &unknown));
+        assert!(!say_refused("sdy", "erofs", &unknown));
+        // Another stick in the same socket.
+        assert!(say_refused("sdy", "vfat", &damaged));
+        let text = nothing_found();
+        assert!(text.contains(", not mounted device=sdy kind=erofs error=no driver in the kernel"), "{text}");
+        assert!(text.contains(", not mounted device=sdy kind=vfat error=Invalid argument"), "{text}");
     }
 
     #[test]

@@ -469,12 +469,17 @@ impl Servers {
         log::warn!(target: "servers", "left server={left} why={why} for={next}");
     }
 
-    /// Says what each of several servers has brought.
+    /// Those that have brought something through this network.
+    fn bringers(&self) -> impl Iterator<Item = &Mirror> {
+        self.mirrors.iter().filter(|mirror| mirror.bytes.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Says what each of several servers has brought; why one has brought nothing was said when it was left.
     pub fn log_brought(&self) {
         if self.mirrors.len() < 2 {
             return;
         }
-        for mirror in &self.mirrors {
+        for mirror in self.bringers() {
             let health = self.memory.of(&mirror.name);
             let seconds = health.time.as_secs_f64();
             let rate = if seconds > 0.0 { health.bytes as f64 / seconds / 1024.0 } else { 0.0 };
@@ -687,6 +692,15 @@ mod tests {
             Servers { head_start: Duration::from_millis(20), ..Servers::of_sources(sources, &memory) };
         assert_eq!(servers.first_answer(&fake::identity()).unwrap(), "b");
         assert_eq!(names(&servers), ["b", "c", "hole"]);
+    }
+
+    #[test]
+    fn servers_that_brought_nothing_are_not_said_to_have_brought_something() {
+        let servers = fake::mirrors(&[&good("a").with(Fault::Dead), &good("b"), &good("c")]);
+        let first = servers.first_answer(&fake::identity()).unwrap();
+        servers.gave(servers.usable()[0], 7);
+        let bringers: Vec<&str> = servers.bringers().map(|mirror| mirror.name.as_str()).collect();
+        assert_eq!(bringers, [first]);
     }
 
     #[test]

@@ -233,6 +233,7 @@ impl FromStr for Network {
         for (at, setting) in text.split(',').enumerate() {
             let taken = match setting.split_once('=') {
                 Some((name, value)) => draft.take(name, value),
+                None if setting.is_empty() => Err("empty: a comma too many, or a blank after a comma".into()),
                 None => draft.take_method(setting, at == 0),
             };
             taken.map_err(|problem| NetworkError::new(setting, problem))?;
@@ -655,9 +656,10 @@ mod tests {
     fn refuses_unknown_settings_and_shapes() {
         let all = "expected dhcp, dhcp4, auto6 as the first word, or one of addr=, gw=";
         check_refusals(&[
-            ("", "", all),
+            ("", "", "empty: "),
             ("static", "static", all),
-            ("dhcp,", "", all),
+            ("dhcp,", "", "a comma too many, or a blank after a comma"),
+            ("dhcp,,vlan=7", "", "a comma too many, or a blank after a comma"),
             ("DHCP", "DHCP", all),
             ("dhcp,ip=192.0.2.1", "ip=192.0.2.1", all),
             (" dhcp", " dhcp", all),

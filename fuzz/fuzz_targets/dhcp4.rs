@@ -11,14 +11,17 @@ use zstrap_wire::{arp, frame, text};
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// From the hardware address on, a reply's bytes are the input's.
 const MAC_AT: std::ops::Range<usize> = 28..34;
-/// Pauses grow to a minute in a network without a server.
+/// In the first minute of asking, somebody waits for the machine: pauses are short, that after a conflict included.
+const FIRST_MINUTE: Duration = Duration::from_secs(60);
+const LONGEST_AT_FIRST: Duration = Duration::from_secs(10);
+/// Later they grow to a minute, in a network without a server.
 const LONGEST: Duration = Duration::from_secs(60);
 
 fuzz_target!(|data: &[u8]| {
     check_parsers(data);
     let [seed, rest @ ..] = data else { return };
-    let mut run =
-        Run { client: Client::new(MAC, u32::from(*seed), Duration::ZERO), now: Duration::ZERO, xid: [0; 4] };
+    let client = Client::new(MAC, u32::from(*seed), Duration::ZERO);
+    let mut run = Run { client, now: Duration::ZERO, xid: [0; 4], asks: Asks::Since(Duration::ZERO) };
     let mut rest = rest;
     run.drain();
     // Steps: a byte for what happens, two for a length or a time, and as many bytes of a packet.
@@ -43,6 +46,31 @@ struct Run {
     now: Duration,
     /// Of what was sent last: replies have to name it.
     xid: [u8; 4],
+    asks: Asks,
+}
+
+/// When the client has begun to ask for a lease. Each time it does, its packets get another number.
+#[derive(Clone, Copy)]
+enum Asks {
+    /// Its packets have the number by now.
+    Since(Duration),
+    /// It has said so by an event, and its first packet with the new number may come after a pause.
+    ToBeSince(Duration),
+}
+
+impl Asks {
+    /// A packet with another number is sent.
+    fn renumbered(self, now: Duration) -> Self {
+        match self {
+            Self::Since(_) => Self::Since(now),
+            Self::ToBeSince(begun) => Self::Since(begun),
+        }
+    }
+
+    fn longest_pause(self, now: Duration) -> Duration {
+        let (Self::Since(begun) | Self::ToBeSince(begun)) = self;
+        if now < begun + FIRST_MINUTE { LONGEST_AT_FIRST } else { LONGEST }
+    }
 }
 
 impl Run {
@@ -112,7 +140,9 @@ impl Run {
         }
         match (self.client.wake(), self.client.lease()) {
             (None, lease) => assert!(lease.is_some_and(Lease::is_infinite)),
-            (Some(wake), None) => assert!(wake > self.now && wake - self.now <= LONGEST),
+            (Some(wake), None) => {
+                assert!(wake > self.now && wake - self.now <= self.asks.longest_pause(self.now));
+            }
             (Some(wake), Some(lease)) => {
                 let end =
                     self.client.obtained().expect("with a lease") + Duration::from_secs(lease.seconds.into());
@@ -123,10 +153,13 @@ impl Run {
 
     fn sent(&mut self, payload: &[u8]) {
         assert!((300..=548).contains(&payload.len()));
-        self.xid.copy_from_slice(&payload[4..8]);
+        if payload[4..8] != self.xid {
+            self.xid.copy_from_slice(&payload[4..8]);
+            self.asks = self.asks.renumbered(self.now);
+        }
     }
 
-    fn check(&self, event: &Event) {
+    fn check(&mut self, event: &Event) {
         match event {
             Event::Leased(lease) | Event::Renewed(lease) => {
                 assert_eq!(self.client.lease(), Some(lease));
@@ -134,6 +167,7 @@ impl Run {
             }
             Event::Refused { .. } | Event::Conflict { .. } | Event::Expired => {
                 assert!(self.client.lease().is_none());
+                self.asks = Asks::ToBeSince(self.now);
             }
         }
     }

@@ -180,11 +180,14 @@ fn takes_the_network_of_the_command_line_before_that_of_the_identity() -> Result
 #[test]
 fn refuses_network_settings_that_say_nothing() -> Result<()> {
     let scene = Scene::new("links-bad-settings")?;
-    let machine = scene.machine()?.append("zstrap.net=adr=10.0.2.78/24 zstrap.tries=1 zstrap.reboot_after=1");
+    let machine = scene.machine()?.append("zstrap.net=adr=10.0.2.78/24 zstrap.tries=3 zstrap.reboot_after=1");
     let mut vm = machine.start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
     vm.assert_line("] network: refused reason=bad-network")?;
     vm.assert_line("] fail: because: *adr")?;
+    // What is wrong stays wrong.
+    vm.assert_line("] fail: rebooting in 1s")?;
+    vm.assert_never("] fail: retry ")?;
     vm.assert_never("] network: lease ")
 }
 
@@ -211,8 +214,20 @@ fn boots_through_the_link_that_pxelinux_hints_at() -> Result<()> {
 fn boots_through_another_link_than_the_hinted_one_when_that_is_dead() -> Result<()> {
     let scene = Scene::new("links-wrong-hint")?;
     let vm = expect_payload(scene.machine()?.nics(2).unplugged("nic1").append("zstrap.link=eth1"), BOUND)?;
+    vm.assert_line("] network: hint link=eth1 at-most=*s longer: no carrier yet, ")?;
     let online = vm.assert_line("] network: online server=*link=eth0 ")?;
     let ready = vm.assert_line("] identity: ok ")?;
     ensure!(online.at > ready.at + Duration::from_secs(9), vm.failed("the hint had no head start"));
+    Ok(())
+}
+
+/// Adapters at USB show up late, so a link that is not there has its head start, too; but not without a word.
+#[test]
+fn says_that_a_hinted_link_is_not_there() -> Result<()> {
+    let scene = Scene::new("links-no-hinted")?;
+    let vm = expect_payload(scene.machine()?.append("zstrap.link=eth9"), BOUND)?;
+    let said = vm.assert_line("] network: hint link=eth9 at-most=*s longer: no such link yet, ")?;
+    let online = vm.assert_line("] network: online server=*link=eth0 ")?;
+    ensure!(online.at > said.at + Duration::from_secs(5), vm.failed("it was said when all was over"));
     Ok(())
 }

@@ -229,3 +229,22 @@ fn boots_from_a_fat_stick_without_any_network() -> Result<()> {
         command
     })
 }
+
+/// The magic number of SquashFS, and nothing behind it.
+#[test]
+fn says_which_medium_cannot_be_mounted() -> Result<()> {
+    let mut scene = Scene::new("mirrors-damaged-medium")?;
+    let servers = json!(["file:///site", scene.identity["servers"][0]]);
+    scene.identity["servers"] = servers;
+    let medium = scene.site().with_file_name("medium");
+    let mut bytes = b"hsqs".to_vec();
+    bytes.resize(1 << 20, 0);
+    std::fs::write(&medium, bytes)?;
+    let drive = format!("if=none,id=medium,format=raw,readonly=on,file={}", medium.display());
+    let disk = ["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"];
+    let vm = expect_payload(scene.machine()?.arguments(&disk), BOUND)?;
+    vm.assert_line("] media: not mounted device=vda kind=squashfs error=")?;
+    ensure!(vm.find_all("] media: not mounted ").len() == 1, vm.failed("it was said more than once"));
+    vm.assert_line("] network: no answer server=file:///site *within 10s, not mounted device=vda ")?;
+    vm.assert_line("] network: online server=http://*link=eth0 ").map(drop)
+}

@@ -331,6 +331,9 @@ mod tests {
     const RSA: &str = include_str!("fixtures/rsa.pem");
     const ELSEWHERE: &str = include_str!("fixtures/elsewhere.pem");
     const UNKNOWN: &str = include_str!("fixtures/unknown.pem");
+    const NAMESAKE: &str = include_str!("fixtures/namesake.pem");
+    const ITSELF: &str = include_str!("fixtures/itself.pem");
+    const ALONE: &str = include_str!("fixtures/alone.pem");
 
     const PAST: &str = include_str!("fixtures/past.pem");
     const FUTURE: &str = include_str!("fixtures/future.pem");
@@ -441,6 +444,35 @@ mod tests {
         };
         assert!(is_blamed(PAST) && is_blamed(FUTURE));
         assert!(!is_blamed(ELSEWHERE) && !is_blamed(UNKNOWN));
+    }
+
+    /// How the certificate of one PEM is refused where the CA of another is trusted.
+    fn said(pem: &str, ca: &str) -> String {
+        use crate::http::{Server, Source as _};
+        let identity = Identity { ca: Some(ca.to_owned()), ..fake::identity() };
+        let server = Server::new(&url(server(pem, WITHIN)), &identity, crate::http::Patience::ALONE).unwrap();
+        crate::fail::Chain(&server.probe("configs/demo/latest", 64).unwrap_err()).to_string()
+    }
+
+    #[test]
+    fn a_server_certificate_that_signs_itself_was_told_in_words_of_a_library() {
+        for ca in [ITSELF, ROOT] {
+            let text = said(ITSELF, ca);
+            assert!(text.contains("certificate: it is that of a CA (CA:TRUE), expected one "), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_signs_itself_and_is_no_ca_can_be_trusted() {
+        let identity = Identity { ca: Some(ALONE.to_owned()), ..fake::identity() };
+        let trust = trust(&identity, Instant::now() + SOON).unwrap();
+        assert!(date_of(&url(server(ALONE, WITHIN)), &trust).is_ok());
+    }
+
+    #[test]
+    fn a_ca_of_the_same_name_and_another_key_was_told_in_a_word_of_a_library() {
+        let text = said(NAMESAKE, ROOT);
+        assert!(text.contains("certificate: not signed by the CA whose name it bears"), "{text}");
     }
 
     #[test]

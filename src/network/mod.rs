@@ -127,9 +127,11 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
-    /// Carriers, but neither a DHCP server nor a router.
-    #[error("no DHCP lease and no router on {links} within {}s", .waited.as_secs())]
+    /// Carriers, but nobody who gave an address.
+    #[error("{} on {links} within {}s", .asked.missing, .waited.as_secs())]
     NoLease {
+        /// What was asked for.
+        asked: Asked,
         /// Names of the links with a carrier.
         links: String,
         /// How long was waited.
@@ -151,7 +153,38 @@ pub enum Error {
     },
 }
 
+/// Words for what a link is asked to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    missing: &'static str,
+    advice: &'static str,
+}
+
+impl Asked {
+    /// By DHCPv4, by routers, by both; by neither where the settings say all, or where IPv6 alone would lead nowhere.
+    const fn by(v4: bool, v6: bool) -> Self {
+        let (missing, advice) = match (v4, v6) {
+            (true, true) => (
+                "no DHCP lease and no IPv6 address from a router",
+                "check that a DHCP server or an IPv6 router serves this network",
+            ),
+            (true, false) => ("no DHCP lease", "check that a DHCP server serves this network"),
+            (false, true) => {
+                ("no IPv6 address from a router", "check that an IPv6 router serves this network")
+            }
+            (false, false) => {
+                ("no server", "check that the network settings lead to a server: docs/network.md")
+            }
+        };
+        Self { missing, advice }
+    }
+}
+
 impl Refusal for Error {
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Settings(_))
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Settings(_) => "bad-network",
@@ -174,7 +207,7 @@ impl Refusal for Error {
                 "check that the kernel has a driver for this network card (zstrap.log=debug)"
             }
             Self::NoCarrier { .. } => "check the cable and the switch port",
-            Self::NoLease { .. } => "check that a DHCP server or an IPv6 router serves this network",
+            Self::NoLease { asked, .. } => asked.advice,
             Self::NoServer(why) if why.contains("certificate") => {
                 "check the name in the server's certificate, the CA of the image (--ca), and the clock"
             }
@@ -433,6 +466,7 @@ fn name_machine(system: &dyn System, hostname: &str, settings: &Settings, link: 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::fail::{Failure, Stage};
     use crate::sys::fake;
 
     fn identity(servers: &[&str]) -> Identity {
@@ -455,5 +489,14 @@ mod tests {
         assert_eq!(network("").unwrap(), Network::default());
         assert_eq!(network("zstrap.net=dhcp,vlan=7").unwrap().vlan, Some(7));
         assert_eq!(network("zstrap.net=dhpc").unwrap_err().reason(), "bad-network");
+    }
+
+    #[test]
+    fn a_command_line_that_cannot_change_was_read_six_times() {
+        let cmdline = Cmdline::parse(b"zstrap.net=dhcp4, vlan=7");
+        let error = network_in_effect(&cmdline, &fake::identity()).unwrap_err();
+        assert!(Failure::of(Stage::Network, error).is_final());
+        let error = Error::NoServer("http://192.0.2.1: Connection refused".to_owned());
+        assert!(!Failure::of(Stage::Network, error).is_final());
     }
 }

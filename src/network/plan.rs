@@ -48,7 +48,7 @@ pub struct Plan {
 
 impl Plan {
     /// A plan from settings, with `zstrap.link=` or else `BOOTIF=` as hint. A hint that is none is no reason to
-    /// stay offline.
+    /// stay offline. Where settings leave one link, a hint has no choice, and must not keep that link waiting.
     #[must_use]
     pub fn new(network: Network, cmdline: &Cmdline) -> Self {
         let asked = cmdline.value("zstrap.link").and_then(|text| match text.parse() {
@@ -59,6 +59,7 @@ impl Plan {
             }
         });
         let hint = asked.or_else(|| bootif(cmdline.value("BOOTIF")?));
+        let hint = hint.filter(|_| network.link.is_none() && network.bond.is_none());
         Self { network, hint }
     }
 
@@ -68,13 +69,20 @@ impl Plan {
         &self.network
     }
 
+    /// The link to try first.
+    #[must_use]
+    pub fn hint(&self) -> Option<&LinkName> {
+        self.hint.as_ref()
+    }
+
     /// Whether there is a hint at another link than this.
     #[must_use]
     pub fn prefers_another(&self, link: &Link) -> bool {
         let Some(hint) = &self.hint else { return false };
-        // A hint at a link of the bond is one at the bond.
-        let is_leg = self.network.bond.as_ref().is_some_and(|bond| bond.links.contains(hint));
-        !(link.is(hint) || is_leg && link.name == BOND)
+        // A VLAN has the address of the link below it, and its name in front.
+        let below = link.name.rsplit_once('.').filter(|_| self.is_our_vlan(link));
+        !(link.is(hint)
+            || below.is_some_and(|(below, _)| matches!(hint, LinkName::Name(name) if name == below)))
     }
 
     /// What this link is for.
@@ -267,5 +275,21 @@ mod tests {
         let loader = plan("dhcp", "BOOTIF=01-02-00-00-00-00-01");
         assert!(!loader.prefers_another(&link("eth0", 1)) && loader.prefers_another(&link("eth1", 2)));
         assert!(!plan("dhcp", "").prefers_another(&link("eth1", 2)));
+    }
+
+    #[test]
+    fn a_hint_at_the_link_below_was_none_at_its_vlan() {
+        let plan = plan("dhcp,vlan=10", "zstrap.link=eth1");
+        assert!(!plan.prefers_another(&link("eth1.10", 2)) && plan.prefers_another(&link("eth0.10", 1)));
+    }
+
+    #[test]
+    fn a_hint_kept_the_only_link_waiting() {
+        for network in ["dhcp,link=eth1", "dhcp,bond=active-backup:eth1+eth2", "dhcp,link=eth1,vlan=7"] {
+            let plan = plan(network, "zstrap.link=eth0");
+            let links = ["eth1", "bond0", "eth1.7"].map(|name| link(name, 1));
+            let mut used = links.iter().filter(|link| plan.role(link) == Role::Used);
+            assert!(used.all(|link| !plan.prefers_another(link)), "{network}");
+        }
     }
 }

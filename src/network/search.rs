@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use zstrap_formats::network::Method;
+use zstrap_formats::network::{Method, Network};
 use zstrap_wire::dhcp4::{Event, Lease};
 
-use super::Error;
 use super::plan::{NotMade, Plan, Role};
+use super::{Asked, Error};
 use crate::modules::Modules;
 use crate::net::dhcp::Dhcp;
 use crate::net::links::Link;
@@ -26,8 +26,11 @@ use crate::net::v6::{self, V6};
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 /// How many refusals of one link give the others more time.
 const MAX_EXTENSIONS: u32 = 3;
-/// How long a hint keeps the other links waiting.
+/// How long a hint keeps the other links waiting. All of it, also for a link that is not there: the kernel never says
+/// that it has found all, and adapters at USB need seconds.
 const HEAD_START: Duration = Duration::from_secs(10);
+/// How long the others wait without a word: a link with a network behind it has learned of it by then.
+const SILENT_START: Duration = Duration::from_secs(1);
 /// A network without a router advertisement for this long has no IPv6: routers answer within half a second.
 const ROUTER: Duration = Duration::from_secs(5);
 /// How often to look for new links and carriers when the kernel sends no news.
@@ -62,6 +65,7 @@ pub struct Search<'a> {
     deadline: Duration,
     next_word: Duration,
     silence: Duration,
+    hint_is_said: bool,
     links: BTreeMap<u32, Watch>,
     /// What could not be made, and when that was tried last.
     not_made: NotMade,
@@ -105,6 +109,7 @@ impl<'a> Search<'a> {
             deadline,
             next_word: FIRST_WORD,
             silence: FIRST_WORD,
+            hint_is_said: false,
             links: BTreeMap::new(),
             not_made: NotMade::new(),
         })
@@ -177,8 +182,22 @@ impl<'a> Search<'a> {
         let hint_was_tried =
             self.links.values().any(|watch| watch.tried.is_some() && !plan.prefers_another(&watch.link));
         let is_open = now >= HEAD_START || hint_was_tried;
+        if !is_open {
+            self.say_what_hint_costs(now);
+        }
         let waits = |link: &Link| !is_open && plan.prefers_another(link);
         self.links.values_mut().filter(|watch| !waits(&watch.link)).find_map(|watch| watch.candidate(network))
+    }
+
+    /// Once, and only when it costs something.
+    fn say_what_hint_costs(&mut self, now: Duration) {
+        let Some(hint) = self.plan.hint().filter(|_| !self.hint_is_said && now >= SILENT_START) else {
+            return;
+        };
+        let Some(missing) = missing_at_hint(self.links.values(), self.plan) else { return };
+        self.hint_is_said = true;
+        let left = HEAD_START.saturating_sub(now).as_secs();
+        log::info!(target: "network", "hint link={hint} at-most={left}s longer: {missing}, and the others wait");
     }
 
     fn is_exhausted(&self, now: Duration) -> bool {
@@ -237,7 +256,8 @@ impl<'a> Search<'a> {
 
     /// A wait is never silent: somebody may stand before the screen.
     fn say_what_is_missing(&mut self, now: Duration) {
-        if now < self.next_word {
+        // While a hint is waited for, that was said, and the others may lack nothing.
+        if now < self.next_word || self.hint_is_said && now < HEAD_START {
             return;
         }
         self.silence = (self.silence * 2).min(LONGEST_SILENCE);
@@ -286,7 +306,8 @@ impl<'a> Search<'a> {
             let others = links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>().join(" ");
             Error::NoLink { waited, others }
         } else if used.iter().any(|link| link.has_carrier()) {
-            Error::NoLease { links: names(&Link::has_carrier), waited }
+            let asked = asked(self.plan, self.wants_v6);
+            Error::NoLease { asked, links: names(&Link::has_carrier), waited }
         } else {
             Error::NoCarrier { links: names(&|_| true), waited }
         }
@@ -379,10 +400,15 @@ impl Watch {
         dhcp.into_iter().chain(v6).min()
     }
 
-    /// All that is known of this link, unless it was tried like that already.
-    fn candidate(&mut self, network: &zstrap_formats::network::Network) -> Option<Candidate> {
+    /// Whether it knows how it could be used.
+    fn can_be_tried(&self, network: &Network) -> bool {
         let is_static = matches!(network.method, Method::Static { .. });
-        if !self.has_carrier || (!is_static && self.lease.is_none() && self.router.is_none()) {
+        self.has_carrier && (is_static || self.lease.is_some() || self.router.is_some())
+    }
+
+    /// All that is known of this link, unless it was tried like that already.
+    fn candidate(&mut self, network: &Network) -> Option<Candidate> {
+        if !self.can_be_tried(network) {
             return None;
         }
         let lease = self.lease.as_ref().map(Settings::of_lease).unwrap_or_default();
@@ -405,6 +431,28 @@ impl Watch {
     }
 }
 
+/// What links are asked to be told.
+fn asked(plan: &Plan, wants_v6: bool) -> Asked {
+    let v4 = matches!(plan.network().method, Method::Auto { v4: true, .. });
+    Asked::by(v4, wants_v6 && plan.listens_to_routers())
+}
+
+/// What the hinted link lacks while another one waits for it, and could be tried.
+fn missing_at_hint<'a>(
+    mut links: impl Iterator<Item = &'a Watch> + Clone,
+    plan: &Plan,
+) -> Option<&'static str> {
+    let is_other = |watch: &Watch| plan.prefers_another(&watch.link);
+    if !links.clone().any(|watch| is_other(watch) && watch.can_be_tried(plan.network())) {
+        return None;
+    }
+    Some(match links.find(|watch| !is_other(watch)) {
+        None => "no such link yet",
+        Some(watch) if !watch.has_carrier => "no carrier yet",
+        Some(_) => "no answer yet",
+    })
+}
+
 /// The clock that nobody sets, and that counts while the machine sleeps.
 fn since_start_of_kernel() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -420,7 +468,56 @@ fn begun<T>(link: &str, what: &str, result: std::io::Result<T>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use zstrap_formats::cmdline::Cmdline;
+
+    const STATIC: &str = "addr=192.0.2.7/24";
+
+    fn watch(name: &str, has_carrier: bool) -> Watch {
+        let link = Link { name: name.to_owned(), index: 1, mac: [2, 0, 0, 0, 0, 1], has_master: false };
+        Watch { has_carrier, ..Watch::new(link) }
+    }
+
+    fn missing(network: &str, cmdline: &str, links: &[Watch]) -> Option<&'static str> {
+        let plan = Plan::new(network.parse().unwrap(), &Cmdline::parse(cmdline.as_bytes()));
+        missing_at_hint(links.iter(), &plan)
+    }
+
+    #[test]
+    fn ten_seconds_for_a_hint_were_lost_without_a_word() {
+        let missing = |links: &[Watch]| missing(STATIC, "zstrap.link=eth1", links);
+        assert_eq!(missing(&[watch("eth0", true)]), Some("no such link yet"));
+        assert_eq!(missing(&[watch("eth0", true), watch("eth1", false)]), Some("no carrier yet"));
+        assert_eq!(missing(&[watch("eth0", true), watch("eth1", true)]), Some("no answer yet"));
+    }
+
+    #[test]
+    fn a_hint_that_costs_nothing_is_not_spoken_of() {
+        // Nothing could be tried instead: no carrier, no lease.
+        assert_eq!(missing(STATIC, "zstrap.link=eth1", &[watch("eth0", false)]), None);
+        assert_eq!(missing("dhcp", "zstrap.link=eth1", &[watch("eth0", true)]), None);
+        assert_eq!(missing(STATIC, "", &[watch("eth0", true)]), None);
+        assert_eq!(missing(STATIC, "zstrap.link=eth0", &[watch("eth0", true)]), None);
+    }
+
+    fn why_not(network: &str, wants_v6: bool) -> String {
+        let plan = Plan::new(network.parse().unwrap(), &Cmdline::default());
+        let waited = Duration::from_secs(5);
+        Error::NoLease { asked: asked(&plan, wants_v6), links: "eth0".to_owned(), waited }.to_string()
+    }
+
+    #[test]
+    fn routers_were_missed_where_nobody_had_asked_for_ipv6() {
+        assert_eq!(
+            why_not("dhcp", true),
+            "no DHCP lease and no IPv6 address from a router on eth0 within 5s"
+        );
+        assert_eq!(why_not("dhcp", false), "no DHCP lease on eth0 within 5s");
+        assert_eq!(why_not("dhcp4", true), "no DHCP lease on eth0 within 5s");
+        assert_eq!(why_not("auto6", true), "no IPv6 address from a router on eth0 within 5s");
+        assert_eq!(why_not(STATIC, true), "no server on eth0 within 5s");
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 
