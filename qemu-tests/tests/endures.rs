@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use zstrap_qemu_tests::artefacts::patience;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
-use zstrap_qemu_tests::dhcp::{Handle, LEASE_TIME, REQUEST, Script};
+use zstrap_qemu_tests::dhcp::{DISCOVER, Handle, LEASE_TIME, REQUEST, Script};
 use zstrap_qemu_tests::http::{Fault, Rule};
 use zstrap_qemu_tests::lab::Lab;
-use zstrap_qemu_tests::site::noise;
+use zstrap_qemu_tests::site::{Scene, Tree, noise};
 use zstrap_qemu_tests::vm::{Reason, Vm};
 
 /// A port with spanning tree: the carrier is there at once, and for 35 s neither a question nor an answer passes.
@@ -32,6 +33,31 @@ fn boots_once_a_switch_port_forwards_after_35_s() -> Result<()> {
     ensure!(waited <= OPENS + LOST, vm.failed(&format!("{waited:?} until there was a lease")));
     ensure!(dnsmasq.count("DHCPDISCOVER") <= 2, vm.failed("questions came through before"));
     vm.assert_never("] fail:")
+}
+
+#[test]
+fn boots_once_a_silent_server_speaks_after_45_s() -> Result<()> {
+    let script = Script::new(2, 50).silent(Duration::from_secs(45));
+    let (lab, scene, heard) = Lab::scripted("endures-silent", script)?;
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    vm.assert_line("] network: waiting at-most=*s longer: no DHCP lease*on eth0 within ")?;
+    let lease = vm.assert_line("] network: lease addr=10.77.0.50/24 gw=10.77.0.1 link=eth0 ")?;
+    let discovers: Vec<_> = heard.all().into_iter().filter(|message| message.kind == DISCOVER).collect();
+    let last = discovers.last().map(|message| message.at).unwrap_or_default();
+    // It asks often enough to lose no more than the longest pause of RFC 2131, 4.1, would.
+    ensure!(last < Duration::from_secs(65), vm.failed(&format!("asked at {discovers:?}, lease at {lease}")));
+    ensure!(discovers.len() >= 4, vm.failed(&format!("asked only at {discovers:?}")));
+    Ok(())
+}
+
+#[test]
+fn says_that_nobody_leases_addresses() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = lab.scene("endures-nobody")?;
+    let mut vm = lab.machine(&scene)?.append("zstrap.tries=1 zstrap.reboot_after=1").start()?;
+    vm.expect_exit(&Reason::Reset, Duration::from_secs(150))?;
+    vm.assert_line("] network: refused reason=no-lease")?;
+    vm.assert_line("] fail: because: no DHCP lease*on eth0 within ").map(drop)
 }
 
 /// What a lease is good for here.
@@ -79,4 +105,21 @@ fn carry_only_while_leased(lab: &Lab, server: &Handle, vm: &Vm) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
+}
+
+#[test]
+fn gives_up_and_reboots_when_the_program_never_stays_up() -> Result<()> {
+    let mut scene = Scene::new("endures-hopeless")?;
+    scene.publish(&Tree::copy_of("demo-tree")?, "demo")?;
+    let config = json!({ "version": 1, "bundle": "demo", "exec": ["/bin/false"], "supervise": true });
+    scene.add_config("hopeless", &config)?;
+    let mut vm = scene.machine()?.start()?;
+    // Nine pauses, 1 s to 30 s long: two and a half minutes at most.
+    vm.expect_exit(&Reason::Reset, Duration::from_secs(240))?;
+    ensure!(vm.find_all("] supervise: restart ").len() == 9, vm.failed("expected nine restarts"));
+    ensure!(
+        vm.find_all("] supervise: started program=/bin/false").len() == 10,
+        vm.failed("expected ten starts")
+    );
+    vm.assert_line("] supervise: gave up program=/bin/false").map(drop)
 }
