@@ -237,19 +237,6 @@ fn boots_by_name_although_the_first_name_server_is_dead() -> Result<()> {
     vm.assert_line("] network: online server=http://boot.test:*link=eth0 ").map(drop)
 }
 
-/// A name server without others behind it refuses to say whether there is an IPv6 address, too (dnsmasq from 2.86 on).
-#[test]
-fn boots_by_name_although_the_name_server_refuses_to_look_for_ipv6() -> Result<()> {
-    let lab = Lab::new()?;
-    let scene = Scene::at("network-refused-dns", lab.place().named("boot.test"))?;
-    let options =
-        ["--port=53", "--host-record=boot.test,10.77.0.1", "--dhcp-range=10.77.0.50,10.77.0.60,120"];
-    let _dnsmasq = lab.dnsmasq(&options)?;
-    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
-    vm.assert_line("] network: online server=http://boot.test:*link=eth0 ")?;
-    vm.assert_never("] fail:")
-}
-
 /// No name server answers at all: that costs some seconds, then the server that is known by address is asked.
 #[test]
 fn asks_the_next_server_when_a_name_is_not_answered() -> Result<()> {
