@@ -72,7 +72,15 @@ fuzz-smoke: ## Each fuzz target for 10 seconds (FUZZ_SECONDS)
 
 .PHONY: qemu
 qemu: build ## Whole machines: boots, refuses, recovers
-	cargo test -p zstrap-qemu-tests --lib --bins --tests -- --test-threads=2
+	cargo test -p zstrap-qemu-tests --no-run
+	@$(MAKE) -j2 qemu-busy qemu-waiting
+
+# Machines that wait for minutes cost hardly any processor: they run beside the others.
+.PHONY: qemu-busy qemu-waiting
+qemu-busy:
+	cargo test -p zstrap-qemu-tests --lib --bins --test machines -- --test-threads=3
+qemu-waiting:
+	cargo test -p zstrap-qemu-tests --test waiting -- --test-threads=4
 
 .PHONY: bench
 bench: build ## Figures: boot against a busybox script, sizes, publish against sha256sum and md5sum

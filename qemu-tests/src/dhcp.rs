@@ -1,6 +1,6 @@
 //! A DHCP server that behaves as badly as a test wants, and hosts that are in the way.
 //!
-//! In: a [`Script`] for a port of a [`Segment`](crate::segment::Segment). Out: answers to what a client broadcasts
+//! In: a [`Script`] for a port of a [`Segment`]. Out: answers to what a client broadcasts
 //! or sends to us, and a record of it. Failure: frames that are not for us, or no DHCP at all, are ignored. Well-behaved
 //! servers are not made here: dnsmasq and Kea judge those. (RFC 2131, RFC 2132, RFC 826)
 
@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::segment::Host;
+use crate::segment::{Host, Segment};
 
 /// Message types (RFC 2132, 9.6).
 pub const DISCOVER: u8 = 1;
@@ -133,6 +133,13 @@ impl Script {
     pub fn deaf_to_the_broadcast_flag(mut self) -> Self {
         self.obeys_broadcast_flag = false;
         self
+    }
+
+    /// Puts the host that does all this on a segment.
+    pub fn play_on(self, segment: &Segment) -> Handle {
+        let (server, handle) = self.play();
+        segment.host(server);
+        handle
     }
 
     /// The host that does all this, and a handle to it.

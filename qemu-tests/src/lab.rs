@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::artefacts::patience;
+use crate::dhcp::{Handle, Script};
 use crate::http::Place;
 use crate::netns::{Daemon, Namespace};
 use crate::segment::Segment;
@@ -46,6 +47,14 @@ impl Lab {
         segment.tap(namespace.tap(TAP, &["10.77.0.1/24", "fd00:77::1/64"])?);
         let folder = TempDir::with_prefix("zstrap-lab-").context("making the folder of a lab")?;
         Ok(Self { namespace, segment, folder })
+    }
+
+    /// A room with a scene in it and a DHCP server that follows this script.
+    pub fn scripted(name: &str, script: Script) -> Result<(Self, Scene, Handle)> {
+        let lab = Self::new()?;
+        let scene = lab.scene(name)?;
+        let server = script.play_on(&lab.segment);
+        Ok((lab, scene, server))
     }
 
     /// Where servers are reached with IPv4.
@@ -94,11 +103,21 @@ impl Lab {
         Ok(daemon)
     }
 
-    /// Starts Kea's server for DHCPv4 with this `Dhcp4` configuration, completed by what a test always needs.
+    /// Starts Kea's server for DHCPv4 with this `Dhcp4` configuration, completed by what a test always needs: it leases
+    /// addresses from 10.77.0.50 on, and names [`ROUTER`] as router and name server.
     pub fn kea4(&self, mut config: Value) -> Result<Daemon> {
         let memory = serde_json::json!({ "type": "memfile", "persist": false });
         config["interfaces-config"] = serde_json::json!({ "interfaces": [TAP] });
         config["lease-database"] = memory;
+        config["subnet4"] = serde_json::json!([{
+            "id": 1,
+            "subnet": "10.77.0.0/24",
+            "pools": [{ "pool": "10.77.0.50 - 10.77.0.60" }],
+            "option-data": [
+                { "name": "routers", "data": ROUTER },
+                { "name": "domain-name-servers", "data": ROUTER },
+            ],
+        }]);
         config["loggers"] = serde_json::json!([{
             "name": "kea-dhcp4", "severity": "INFO", "output_options": [{ "output": "stderr" }]
         }]);
@@ -112,6 +131,13 @@ impl Lab {
         wait_for(&mut daemon, "DHCP4_STARTED")?;
         Ok(daemon)
     }
+}
+
+/// A segment of its own with a DHCP server that follows this script, and nobody else.
+pub fn elsewhere(script: Script) -> Result<(Segment, Handle)> {
+    let segment = Segment::new(2)?;
+    let server = script.play_on(&segment);
+    Ok((segment, server))
 }
 
 /// Kea's programs stand where `scripts/setup` has unpacked them, or are installed.

@@ -40,6 +40,8 @@ pub struct Conditions {
     pub rate: Option<u64>,
     /// Nothing passes.
     pub cut: bool,
+    /// Nothing passes until so long after the first frame of a machine: a switch port with spanning tree (IEEE 802.1D).
+    pub opens_after: Option<Duration>,
     /// Machines are on a trunk port: their frames carry this VLAN tag, or are dropped. All others see no tag.
     pub vlan: Option<u16>,
 }
@@ -298,13 +300,15 @@ struct Worker {
     ports: Vec<Port>,
     flying: BinaryHeap<Flying>,
     sent: u64,
+    /// When the first frame of a machine came.
+    first: Option<Instant>,
     chance: Chance,
 }
 
 impl Worker {
     fn new(shared: Arc<Shared>, woken: UnixStream, seed: u64) -> Self {
         let (ports, flying) = (Vec::new(), BinaryHeap::new());
-        Self { shared, woken, ports, flying, sent: 0, chance: Chance(seed) }
+        Self { shared, woken, ports, flying, sent: 0, first: None, chance: Chance(seed) }
     }
 
     fn run(mut self) {
@@ -356,12 +360,14 @@ impl Worker {
         let side = self.ports[from].side;
         if side == Side::Machine {
             self.shared.lock().carried += 1;
+            self.first.get_or_insert_with(Instant::now);
         }
         let frame = match (conditions.vlan, side) {
             (Some(vlan), Side::Machine) => untag(&frame, vlan),
             _ => Some(frame),
         };
-        let passes = |frame: &Vec<u8>| !conditions.cut && !frame.starts_with(&TO_THE_SWITCH);
+        let is_open = !conditions.cut && self.is_open(conditions);
+        let passes = |frame: &Vec<u8>| is_open && !frame.starts_with(&TO_THE_SWITCH);
         let Some(frame) = frame.filter(passes) else { return };
         if self.chance.hits(conditions.loss) {
             return;
@@ -377,6 +383,12 @@ impl Worker {
             let late = conditions.jitter.mul_f64(self.chance.next());
             self.fly(at + conditions.delay + late, from, frame.clone());
         }
+    }
+
+    /// Whether the switch forwards already.
+    fn is_open(&self, conditions: &Conditions) -> bool {
+        let Some(time) = conditions.opens_after else { return true };
+        self.first.is_some_and(|first| first.elapsed() >= time)
     }
 
     fn fly(&mut self, at: Instant, from: usize, frame: Vec<u8>) {
@@ -531,6 +543,25 @@ mod tests {
         // 200 frames of 60 bytes are 96,000 bits.
         assert_eq!(echoed(1, |conditions| conditions.rate = Some(2_000_000)).len(), 200);
         assert!(start.elapsed() >= Duration::from_millis(48));
+    }
+
+    /// Neither what the machine sends nor what others send to it, and nothing of it later.
+    #[test]
+    fn a_port_that_opens_late_loses_what_came_before() {
+        let segment = Segment::new(1).unwrap();
+        let (mut machine, mut other) = (Machine::on(&segment), Machine::on(&segment));
+        segment.set(|conditions| conditions.opens_after = Some(Duration::from_millis(200)));
+        let start = Instant::now();
+        other.send(&frame(1));
+        machine.send(&frame(2));
+        while segment.carried() < 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(start.elapsed() < Duration::from_millis(200), "too slow to tell");
+        std::thread::sleep(Duration::from_millis(250));
+        other.send(&frame(3));
+        machine.send(&frame(4));
+        assert_eq!((machine.receive(), other.receive()), (frame(3), frame(4)));
     }
 
     #[test]

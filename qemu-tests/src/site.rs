@@ -122,6 +122,17 @@ impl Scene {
         publish(&tree.0, &self.site(), bundle, &self.signers, &[])
     }
 
+    /// Publishes the payload with a file `srv/big` of these bytes as the bundle `big`, and has the next machine boot it.
+    pub fn publish_big(&mut self, bytes: &[u8]) -> Result<Big> {
+        const BUNDLE: &str = "big";
+        let tree = Tree::payload()?;
+        tree.file("srv/big", bytes, 0o644)?;
+        self.publish(&tree, BUNDLE)?;
+        self.add_config(BUNDLE, &json!({ "version": 1, "bundle": BUNDLE, "exec": ["/sbin/init"] }))?;
+        let (blob, size) = self.blob(BUNDLE, "./srv/big")?;
+        Ok(Big { tree, path: format!("/{blob}"), size })
+    }
+
     /// Publishes a config that `zstrap` accepts, and has the next machine use it.
     pub fn add_config(&mut self, name: &str, config: &Value) -> Result<()> {
         add_config(self.folder.path(), name, config, &self.signers)?;
@@ -242,6 +253,16 @@ impl Scene {
         let signature = Signature::parse(&self.read(&format!("{path}.minisig"))?)?;
         Ok(signature.comment_unverified().parse()?)
     }
+}
+
+/// A bundle with a large file.
+pub struct Big {
+    /// The bundle.
+    pub tree: Tree,
+    /// What servers are asked for to get the file.
+    pub path: String,
+    /// The size of the file.
+    pub size: u64,
 }
 
 impl Template {

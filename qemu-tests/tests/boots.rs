@@ -48,14 +48,11 @@ fn boots_a_file_of_300_mb_in_448_mib() -> Result<()> {
 fn boots_big_file(name: &str, memory_mib: u32) -> Result<()> {
     const SIZE: usize = 300_000_000;
     let mut scene = Scene::new(name)?;
-    let tree = Tree::payload()?;
     let pattern: Vec<u8> = (0..SIZE).map(|place| (place / 4096 * 31 + place % 251) as u8).collect();
-    tree.file("srv/big", &pattern, 0o644)?;
-    scene.publish(&tree, "big")?;
-    scene.add_config("big", &json!({ "version": 1, "bundle": "big", "exec": ["/sbin/init"] }))?;
+    let big = scene.publish_big(&pattern)?;
     let machine = scene.machine()?.memory_mib(memory_mib);
     let vm = expect_payload(machine, Duration::from_secs(300))?;
-    vm.assert_line(&format!("payload: tree={}", tree.fingerprint()?))?;
+    vm.assert_line(&format!("payload: tree={}", big.tree.fingerprint()?))?;
     vm.assert_never("] fail:")
 }
 

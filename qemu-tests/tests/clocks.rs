@@ -42,7 +42,7 @@ fn room_at(name: &str, lab: Lab, place: Place, with_ntp: bool, off_by: i64) -> R
     let time = TimeServer::start(&lab.namespace, ROUTER, off_by)?;
     let script = Script::new(2, 50);
     let script = if with_ntp { script.with(NTP, &[10, 77, 0, 1]) } else { script };
-    lab.segment.host(script.play().0);
+    script.play_on(&lab.segment);
     let mut scene = Scene::at(name, place)?;
     scene.identity["build_time"] = json!(days(-(BUILT as i64))?.to_string());
     Ok(Room { lab, scene, time })

@@ -31,8 +31,7 @@ poweroff
 ";
 
 /// A scene whose bundle keeps its lease, and fetches so many times.
-fn scene(lab: &Lab, name: &str, turns: u32, pause: u32) -> Result<Scene> {
-    let mut scene = lab.scene(name)?;
+fn keeping(mut scene: Scene, turns: u32, pause: u32) -> Result<Scene> {
     let tree = Tree::copy_of("demo-tree")?;
     let lease = tree.read("etc/zinit/services/lease.toml")?;
     tree.remove("etc/zinit/services")?;
@@ -64,21 +63,12 @@ fn check_fetches(vm: &mut Vm, turns: u32, limit: Duration) -> Result<()> {
 #[test]
 fn keeps_a_lease_of_20_s_for_two_minutes() -> Result<()> {
     let lab = Lab::new()?;
-    let scene = scene(&lab, "lease-kea", 12, 10)?;
+    let scene = keeping(lab.scene("lease-kea")?, 12, 10)?;
     let kea = lab.kea4(json!({
         "valid-lifetime": 20,
         "renew-timer": 10,
         "rebind-timer": 17,
         "calculate-tee-times": false,
-        "subnet4": [{
-            "id": 1,
-            "subnet": "10.77.0.0/24",
-            "pools": [{ "pool": "10.77.0.50 - 10.77.0.60" }],
-            "option-data": [
-                { "name": "routers", "data": "10.77.0.1" },
-                { "name": "domain-name-servers", "data": "10.77.0.1" },
-            ],
-        }],
     }))?;
     let mut vm = lab.machine(&scene)?.start()?;
     check_fetches(&mut vm, 12, Duration::from_secs(240))?;
@@ -93,18 +83,16 @@ fn keeps_a_lease_of_20_s_for_two_minutes() -> Result<()> {
     vm.assert_never("lease: expired")
 }
 
-/// A lab with a scripted server whose leases last 20 s.
-fn scripted(name: &str, turns: u32) -> Result<(Lab, Scene, Handle)> {
-    let lab = Lab::new()?;
-    let scene = scene(&lab, name, turns, 5)?;
-    let (server, handle) = Script::new(2, 50).with(LEASE_TIME, &20_u32.to_be_bytes()).play();
-    lab.segment.host(server);
-    Ok((lab, scene, handle))
+/// A lab with a scripted server whose leases last 20 s, for a machine that fetches so many times.
+fn short_leases(name: &str, turns: u32) -> Result<(Lab, Scene, Handle)> {
+    let script = Script::new(2, 50).with(LEASE_TIME, &20_u32.to_be_bytes());
+    let (lab, scene, server) = Lab::scripted(name, script)?;
+    Ok((lab, keeping(scene, turns, 5)?, server))
 }
 
 #[test]
 fn follows_a_change_of_address_route_and_name_server() -> Result<()> {
-    let (lab, scene, server) = scripted("lease-change", 8)?;
+    let (lab, scene, server) = short_leases("lease-change", 8)?;
     let mut vm = lab.machine(&scene)?.start()?;
     vm.wait_line("test: fetched turn=1 own=10.77.0.50/24 route=default via 10.77.0.1 *names=0", BOUND)?;
     server.change(|script| {
@@ -125,12 +113,11 @@ fn follows_a_change_of_address_route_and_name_server() -> Result<()> {
 
 #[test]
 fn rebinds_with_another_server_when_its_own_is_gone() -> Result<()> {
-    let (lab, scene, server) = scripted("lease-rebind", 8)?;
+    let (lab, scene, server) = short_leases("lease-rebind", 8)?;
     let mut vm = lab.machine(&scene)?.start()?;
     vm.wait_line("test: fetched turn=1 own=10.77.0.50/24 ", BOUND)?;
     server.change(|script| script.silent(Duration::MAX));
-    let (other, _) = Script::new(3, 50).with(LEASE_TIME, &60_u32.to_be_bytes()).play();
-    lab.segment.host(other);
+    Script::new(3, 50).with(LEASE_TIME, &60_u32.to_be_bytes()).play_on(&lab.segment);
     vm.wait_line("lease: rebind addr=10.77.0.50/24 silent=10.77.0.2", BOUND)?;
     vm.wait_line("lease: renewed addr=10.77.0.50/24 for=60s server=10.77.0.3", BOUND)?;
     check_fetches(&mut vm, 8, BOUND)
@@ -138,7 +125,7 @@ fn rebinds_with_another_server_when_its_own_is_gone() -> Result<()> {
 
 #[test]
 fn asks_for_its_address_again_when_the_cable_is_back() -> Result<()> {
-    let (lab, scene, server) = scripted("lease-cable", 6)?;
+    let (lab, scene, server) = short_leases("lease-cable", 6)?;
     let mut vm = lab.machine(&scene)?.start()?;
     vm.wait_line("test: fetched turn=1 ", BOUND)?;
     vm.set_link("nic0", false)?;

@@ -1,16 +1,17 @@
 //! Cables, switches and which of several network cards to use.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
 use zstrap_qemu_tests::dhcp::Script;
-use zstrap_qemu_tests::http::FaultServer;
-use zstrap_qemu_tests::lab::Lab;
+use zstrap_qemu_tests::http::{FaultServer, Place};
+use zstrap_qemu_tests::lab::{Lab, elsewhere};
 use zstrap_qemu_tests::segment::Segment;
-use zstrap_qemu_tests::site::{Scene, Tree, noise};
-use zstrap_qemu_tests::vm::{Reason, VmBuilder};
+use zstrap_qemu_tests::site::{Scene, noise};
+use zstrap_qemu_tests::vm::{Reason, Vm, VmBuilder};
 
 /// A lab with a scene in it, where dnsmasq leases addresses from 10.77.0.50 on.
 fn leasing(name: &str) -> Result<(Lab, Scene, impl Drop)> {
@@ -18,16 +19,6 @@ fn leasing(name: &str) -> Result<(Lab, Scene, impl Drop)> {
     let scene = lab.scene(name)?;
     let dnsmasq = lab.dnsmasq(&["--dhcp-range=10.77.0.50,10.77.0.60,120"])?;
     Ok((lab, scene, dnsmasq))
-}
-
-/// Adds a bundle of the payload and a file that takes some time; its path on the server.
-fn big(scene: &mut Scene, size: usize) -> Result<(Tree, String)> {
-    let tree = Tree::payload()?;
-    tree.file("srv/big", &noise(size), 0o644)?;
-    scene.publish(&tree, "big")?;
-    scene.add_config("big", &json!({ "version": 1, "bundle": "big", "exec": ["/sbin/init"] }))?;
-    let (blob, _) = scene.blob("big", "./srv/big")?;
-    Ok((tree, format!("/{blob}")))
 }
 
 /// Waits until somebody has asked for this file.
@@ -48,7 +39,6 @@ fn boots_once_the_cable_is_in() -> Result<()> {
     // The second of these lines comes ten seconds later.
     vm.wait_line_after(&first, "] network: waiting at-most=*s longer: no carrier on eth0 within ", BOUND)?;
     vm.assert_never("] network: lease ")?;
-    std::thread::sleep(Duration::from_secs(5));
     vm.set_link("nic0", true)?;
     vm.expect_exit(&Reason::PowerOff, BOUND)?;
     vm.assert_line("] network: lease addr=10.0.2.15/24 gw=10.0.2.2 link=eth0 ")?;
@@ -61,22 +51,23 @@ fn goes_on_with_a_file_when_the_link_is_back() -> Result<()> {
     const SIZE: usize = 6 << 20;
     const DARK: Duration = Duration::from_secs(6);
     let (lab, mut scene, _dnsmasq) = leasing("links-flap")?;
-    let (tree, blob) = big(&mut scene, SIZE)?;
+    let big = scene.publish_big(&noise(SIZE))?;
     // The file alone takes six seconds.
     lab.segment.set(|wire| wire.rate = Some(8_000_000));
     let mut vm = lab.machine(&scene)?.start()?;
-    wait_for_request(&scene.server, &blob)?;
+    wait_for_request(&scene.server, &big.path)?;
     std::thread::sleep(Duration::from_secs(1));
     vm.set_link("nic0", false)?;
     std::thread::sleep(DARK);
     vm.set_link("nic0", true)?;
     vm.expect_exit(&Reason::PowerOff, BOUND)?;
-    vm.assert_line(&format!("payload: tree={}", tree.fingerprint()?))?;
+    vm.assert_line(&format!("payload: tree={}", big.tree.fingerprint()?))?;
     let list = vm.assert_line("] list: ok ")?;
     let done = vm.assert_line("] fetch: done files=2 ")?;
     ensure!(done.at > list.at + DARK, vm.failed("the file was there before the link was gone"));
     // It went on, and did not begin again.
-    let ranges: Vec<_> = scene.server.requests_for(&blob).into_iter().map(|request| request.range).collect();
+    let ranges: Vec<_> =
+        scene.server.requests_for(&big.path).into_iter().map(|request| request.range).collect();
     ensure!(ranges.iter().filter(|range| range.is_none()).count() == 1, vm.failed(&format!("{ranges:?}")));
     vm.assert_never("] fail:")
 }
@@ -85,9 +76,7 @@ fn goes_on_with_a_file_when_the_link_is_back() -> Result<()> {
 #[test]
 fn boots_through_the_last_of_three_nics() -> Result<()> {
     let scene = Scene::new("links-three-nics")?;
-    let stranger = Segment::new(2)?;
-    let (server, _) = Script::new(3, 90).play();
-    stranger.host(server);
+    let (stranger, _) = elsewhere(Script::new(3, 90))?;
     let nobody = Segment::new(3)?;
     // The card on the user network is on the highest slot of the bus, which makes it the last.
     let last = ["-netdev", "user,id=last", "-device", "virtio-net-pci,netdev=last,romfile=,addr=0x10"];
@@ -126,14 +115,31 @@ fn boots_on_a_bond_with_a_dead_leg() -> Result<()> {
 #[test]
 fn goes_on_with_a_file_when_a_leg_of_the_bond_dies() -> Result<()> {
     let (lab, mut scene, _dnsmasq) = leasing("links-bond-dies")?;
-    let (tree, blob) = big(&mut scene, 6 << 20)?;
+    let big = scene.publish_big(&noise(6 << 20))?;
     lab.segment.set(|wire| wire.rate = Some(8_000_000));
     let mut vm = bonded(&lab, &scene, "active-backup")?.start()?;
-    wait_for_request(&scene.server, &blob)?;
+    wait_for_request(&scene.server, &big.path)?;
     std::thread::sleep(Duration::from_secs(1));
     vm.set_link("nic0", false)?;
     vm.expect_exit(&Reason::PowerOff, BOUND)?;
-    vm.assert_line(&format!("payload: tree={}", tree.fingerprint()?))?;
+    vm.assert_line(&format!("payload: tree={}", big.tree.fingerprint()?))?;
+    vm.assert_line("payload: bond=bond0 eth1")?;
+    vm.assert_never("] fail:")
+}
+
+/// The whole tower: two cards to a trunk, of which one is dead, the bond of both, and the VLAN above.
+#[test]
+fn boots_on_a_vlan_above_a_bond_with_a_dead_leg() -> Result<()> {
+    let (lab, scene, _dnsmasq) = leasing("links-bond-vlan")?;
+    lab.segment.set(|wire| wire.vlan = Some(10));
+    let machine = lab.machine(&scene)?.wire(&lab.segment)?.unplugged("nic0");
+    let machine = machine.append("zstrap.net=dhcp4,bond=active-backup:eth0+eth1,vlan=10");
+    let vm = expect_payload(machine, BOUND)?;
+    vm.assert_line("] network: bond link=bond0 leg=eth0")?;
+    vm.assert_line("] network: bond link=bond0 leg=eth1")?;
+    vm.assert_line("] network: vlan link=bond0.10 id=10 below=bond0")?;
+    vm.assert_line("] network: lease addr=10.77.0.*/24 gw=10.77.0.1 link=bond0.10 ")?;
+    vm.assert_line("] network: online server=*link=bond0.10 ")?;
     vm.assert_line("payload: bond=bond0 eth1")?;
     vm.assert_never("] fail:")
 }
@@ -165,6 +171,49 @@ fn boots_with_the_static_address_of_the_identity() -> Result<()> {
         vm.assert_line(&format!("payload: {told}"))?;
     }
     vm.assert_never("] network: lease ")
+}
+
+/// Where the machines of [`beyond6`] are; their router has the address 1 in it.
+const NETWORK6: &str = "2001:db8:77";
+/// The server beyond that router.
+const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x88, 0, 0, 0, 0, 1);
+
+/// A room of IPv6 only, without anybody who tells addresses, with the server beyond the router.
+fn beyond6(name: &str, host: &str) -> Result<(Lab, Scene)> {
+    let lab = Lab::new()?;
+    lab.namespace.ip(&format!("address add {SERVER6}/128 dev lo nodad"))?;
+    lab.namespace.ip(&format!("address add {NETWORK6}::1/64 dev tap0 nodad"))?;
+    lab.namespace.ip("address add fe80::1/64 dev tap0 nodad")?;
+    let place = Place::inside(&lab.namespace, SERVER6.into());
+    let place = if host.is_empty() { place } else { place.named(host) };
+    let scene = Scene::at(name, place)?;
+    Ok((lab, scene))
+}
+
+/// Nothing but what was set: the router says nothing of itself, and the server would answer no machine with another
+/// address.
+fn boots_with_static_ipv6((lab, scene): &(Lab, Scene), gateway: &str, more: &str) -> Result<Vm> {
+    let settings = format!("zstrap.net=addr={NETWORK6}::7/64,gw={gateway}{more}");
+    let vm = expect_payload(lab.machine(scene)?.append(&settings), BOUND)?;
+    vm.assert_line(&format!("] network: static addr={NETWORK6}::7/64 gw={gateway} link=eth0 "))?;
+    vm.assert_line(&format!("payload: address={NETWORK6}::7/64 eth0"))?;
+    vm.assert_never("] fail:")?;
+    Ok(vm)
+}
+
+#[test]
+fn boots_with_a_static_ipv6_address() -> Result<()> {
+    let vm = boots_with_static_ipv6(&beyond6("links-static6", "")?, &format!("{NETWORK6}::1"), "")?;
+    vm.assert_line(&format!("] network: online server=http://[{SERVER6}]:*link=eth0 ")).map(drop)
+}
+
+#[test]
+fn boots_by_name_with_a_static_ipv6_address_and_a_link_local_gateway() -> Result<()> {
+    let room = beyond6("links-static6-local", "boot.test")?;
+    let record = format!("--host-record=boot.test,{SERVER6}");
+    let _dnsmasq = room.0.dnsmasq(&["--port=53", "--local=/test/", &record])?;
+    let vm = boots_with_static_ipv6(&room, "fe80::1", &format!(",dns={NETWORK6}::1"))?;
+    vm.assert_line("] network: online server=http://boot.test:*link=eth0 ").map(drop)
 }
 
 #[test]

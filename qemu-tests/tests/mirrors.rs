@@ -12,7 +12,7 @@ use zstrap_qemu_tests::dhcp::{Mute, Script};
 use zstrap_qemu_tests::http::{Fault, FaultServer, Place, Rule};
 use zstrap_qemu_tests::lab::Lab;
 use zstrap_qemu_tests::proxy::Proxy;
-use zstrap_qemu_tests::site::{Scene, Tree, noise};
+use zstrap_qemu_tests::site::{Big, Scene, Tree, noise};
 use zstrap_qemu_tests::tls::{Authority, Key};
 use zstrap_qemu_tests::vm::Vm;
 
@@ -24,28 +24,22 @@ const FOR_EVER: Duration = Duration::from_secs(600);
 struct Mirrors {
     scene: Scene,
     first: FaultServer,
-    tree: Tree,
-    /// Path and size of the larger file.
-    blob: (String, u64),
+    big: Big,
 }
 
 fn mirrors(name: &str, size: usize) -> Result<Mirrors> {
     let mut scene = Scene::new(name)?;
-    let tree = Tree::payload()?;
-    tree.file("srv/big", &noise(size), 0o644)?;
-    scene.publish(&tree, "big")?;
-    scene.add_config("big", &json!({ "version": 1, "bundle": "big", "exec": ["/sbin/init"] }))?;
-    let (blob, size) = scene.blob("big", "./srv/big")?;
+    let big = scene.publish_big(&noise(size))?;
     let first = FaultServer::start(&scene.site())?;
     scene.identity["servers"] = json!([first.url(), scene.server.url()]);
-    Ok(Mirrors { scene, first, tree, blob: (format!("/{blob}"), size) })
+    Ok(Mirrors { scene, first, big })
 }
 
 impl Mirrors {
     /// Boots; the tree must be whole, and the first server be left for the second, with this reason.
     fn boot_leaving_the_first(&self, why: &str) -> Result<Vm> {
         let vm = expect_payload(self.scene.machine()?, BOUND)?;
-        vm.assert_line(&format!("payload: tree={}", self.tree.fingerprint()?))?;
+        vm.assert_line(&format!("payload: tree={}", self.big.tree.fingerprint()?))?;
         let (first, second) = (self.first.url(), self.scene.server.url());
         vm.assert_line(&format!("] servers: left server={first} why={why} for={second}"))?;
         vm.assert_never("] fail:")?;
@@ -54,7 +48,7 @@ impl Mirrors {
 
     /// What was asked of this server of the larger file.
     fn ranges(&self, server: &FaultServer) -> Vec<Option<String>> {
-        server.requests_for(&self.blob.0).into_iter().map(|request| request.range).collect()
+        server.requests_for(&self.big.path).into_iter().map(|request| request.range).collect()
     }
 }
 
@@ -62,7 +56,7 @@ impl Mirrors {
 fn loses_little_time_with_a_first_server_that_swallows_all() -> Result<()> {
     let lab = Lab::new()?;
     let mut scene = lab.scene("mirrors-black-hole")?;
-    lab.segment.host(Script::new(2, 50).play().0);
+    Script::new(2, 50).play_on(&lab.segment);
     lab.segment.host(Mute { address: Ipv4Addr::new(10, 77, 0, 66) });
     let second = scene.server.url();
     scene.identity["servers"] = json!(["http://10.77.0.66", second]);
@@ -86,7 +80,7 @@ fn boots_when_the_first_server_refuses_connections() -> Result<()> {
 #[test]
 fn goes_on_at_the_second_server_when_the_first_stalls_half_way() -> Result<()> {
     let mirrors = mirrors("mirrors-stalled", 4 << 20)?;
-    let (path, size) = &mirrors.blob;
+    let Big { path, size, .. } = &mirrors.big;
     mirrors.first.rule(Rule::always(path, Fault::StallAfter(size / 2, FOR_EVER)));
     let vm = mirrors.boot_leaving_the_first("stalled")?;
     let ranges = mirrors.ranges(&mirrors.scene.server);
@@ -97,7 +91,7 @@ fn goes_on_at_the_second_server_when_the_first_stalls_half_way() -> Result<()> {
 #[test]
 fn goes_on_at_the_second_server_when_the_first_cuts_connections() -> Result<()> {
     let mirrors = mirrors("mirrors-cut", 4 << 20)?;
-    let (path, size) = &mirrors.blob;
+    let Big { path, size, .. } = &mirrors.big;
     mirrors.first.rule(Rule::always(path, Fault::CutAfter(size / 4)));
     let vm = mirrors.boot_leaving_the_first("cut")?;
     let ranges = mirrors.ranges(&mirrors.scene.server);
@@ -109,7 +103,7 @@ fn goes_on_at_the_second_server_when_the_first_cuts_connections() -> Result<()> 
 fn leaves_a_slow_server_for_a_quick_one() -> Result<()> {
     let mirrors = mirrors("mirrors-slow", 4 << 20)?;
     // All of it would take a quarter of an hour.
-    mirrors.first.rule(Rule::always(&mirrors.blob.0, Fault::Trickle(4 * 1024)));
+    mirrors.first.rule(Rule::always(&mirrors.big.path, Fault::Trickle(4 * 1024)));
     let vm = mirrors.boot_leaving_the_first("slow")?;
     let ranges = mirrors.ranges(&mirrors.scene.server);
     ensure!(ranges.len() == 1 && ranges != [None], vm.failed(&format!("{ranges:?}")));
@@ -130,7 +124,7 @@ fn leaves_a_server_that_sends_other_bytes() -> Result<()> {
 #[test]
 fn leaves_a_server_that_does_not_have_the_file() -> Result<()> {
     let mirrors = mirrors("mirrors-missing", 1 << 20)?;
-    mirrors.first.rule(Rule::always(&mirrors.blob.0, Fault::Status(404)));
+    mirrors.first.rule(Rule::always(&mirrors.big.path, Fault::Status(404)));
     mirrors.boot_leaving_the_first("missing").map(drop)
 }
 
@@ -156,7 +150,7 @@ fn takes_no_web_page_for_a_server_of_ours() -> Result<()> {
 fn refuses_when_all_servers_lie() -> Result<()> {
     let mirrors = mirrors("mirrors-all-lie", 1 << 20)?;
     for server in [&mirrors.first, &mirrors.scene.server] {
-        server.rule(Rule::always(&mirrors.blob.0, Fault::FlipByte(7)));
+        server.rule(Rule::always(&mirrors.big.path, Fault::FlipByte(7)));
     }
     expect_refusal(&mirrors.scene, "fetch", "sha256").map(drop)
 }

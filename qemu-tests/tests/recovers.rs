@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
 use zstrap_qemu_tests::boot::{BOUND, DONE, expect_payload};
 use zstrap_qemu_tests::http::{Fault, Rule};
-use zstrap_qemu_tests::site::{Scene, Tree, noise};
+use zstrap_qemu_tests::site::{Big, Scene, noise};
 use zstrap_qemu_tests::vm::Reason;
 
 #[test]
@@ -28,18 +27,12 @@ fn boots_once_the_server_is_back() -> Result<()> {
 #[test]
 fn goes_on_where_a_connection_was_cut_at_half_a_file() -> Result<()> {
     let mut scene = Scene::new("recovers-cut")?;
-    let tree = Tree::payload()?;
-    tree.file("srv/big", &noise(8 << 20), 0o644)?;
-    scene.publish(&tree, "cut")?;
-    let config = json!({ "version": 1, "bundle": "cut", "exec": ["/sbin/init"] });
-    scene.add_config("cut", &config)?;
-    let (blob, size) = scene.blob("cut", "./srv/big")?;
-    let blob = format!("/{blob}");
-    scene.server.rule(Rule::first(1, &blob, Fault::CutAfter(size / 2)));
+    let Big { tree, path, size } = scene.publish_big(&noise(8 << 20))?;
+    scene.server.rule(Rule::first(1, &path, Fault::CutAfter(size / 2)));
 
     let vm = expect_payload(scene.machine()?, BOUND)?;
     vm.assert_line(&format!("payload: tree={}", tree.fingerprint()?))?;
-    let ranges: Vec<_> = scene.server.requests_for(&blob).into_iter().map(|request| request.range).collect();
+    let ranges: Vec<_> = scene.server.requests_for(&path).into_iter().map(|request| request.range).collect();
     ensure!(ranges == [None, Some(format!("bytes={}-", size / 2))], "{ranges:?}");
     vm.assert_never("] fail:")
 }
@@ -49,13 +42,9 @@ fn goes_on_where_a_connection_was_cut_at_half_a_file() -> Result<()> {
 fn asks_again_when_a_server_stalls() -> Result<()> {
     const FOR_EVER: Duration = Duration::from_secs(600);
     let mut scene = Scene::new("recovers-stall")?;
-    let tree = Tree::payload()?;
-    tree.file("srv/big", &noise(1 << 20), 0o644)?;
-    scene.publish(&tree, "stall")?;
-    scene.add_config("stall", &json!({ "version": 1, "bundle": "stall", "exec": ["/sbin/init"] }))?;
-    let (silent, _) = scene.blob("stall", "./sbin/init")?;
-    let (halting, size) = scene.blob("stall", "./srv/big")?;
-    let (silent, halting) = (format!("/{silent}"), format!("/{halting}"));
+    let Big { tree, path: halting, size } = scene.publish_big(&noise(1 << 20))?;
+    let (silent, _) = scene.blob("big", "./sbin/init")?;
+    let silent = format!("/{silent}");
     scene.server.rule(Rule::first(1, &silent, Fault::Stall(FOR_EVER)));
     scene.server.rule(Rule::first(1, &halting, Fault::StallAfter(size / 2, FOR_EVER)));
 

@@ -131,19 +131,3 @@ kill -9 $(busybox pidof zinit-server)
     ensure!(long, vm.failed(&format!("restarted without a pause: {pauses:?}")));
     Ok(())
 }
-
-#[test]
-fn gives_up_and_reboots_when_the_program_never_stays_up() -> Result<()> {
-    let mut scene = scene("supervise-gives-up", &[])?;
-    let config = json!({ "version": 1, "bundle": "supervised", "exec": ["/bin/false"], "supervise": true });
-    scene.add_config("hopeless", &config)?;
-    let mut vm = scene.machine()?.start()?;
-    // Nine pauses, 1 s to 30 s long: two and a half minutes at most.
-    vm.expect_exit(&Reason::Reset, Duration::from_secs(240))?;
-    ensure!(vm.find_all("] supervise: restart ").len() == 9, vm.failed("expected nine restarts"));
-    ensure!(
-        vm.find_all("] supervise: started program=/bin/false").len() == 10,
-        vm.failed("expected ten starts")
-    );
-    vm.assert_line("] supervise: gave up program=/bin/false").map(drop)
-}
