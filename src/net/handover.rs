@@ -134,12 +134,11 @@ fn milliseconds(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::net::Ipv4Addr;
-
     use zstrap_formats::network::Network;
 
     use super::*;
     use crate::net::links::Link;
+    use crate::sys::fake;
 
     fn handover() -> Handover {
         Handover {
@@ -152,20 +151,7 @@ mod tests {
     }
 
     fn lease() -> Lease {
-        Lease {
-            address: Ipv4Addr::new(10, 0, 0, 15),
-            prefix: 24,
-            routes: Vec::new(),
-            dns: vec![Ipv4Addr::new(10, 0, 0, 3)],
-            hostname: None,
-            search: vec!["example.org".to_owned()],
-            mtu: None,
-            ntp: Vec::new(),
-            server: Ipv4Addr::new(10, 0, 0, 1),
-            seconds: 20,
-            renew_after: 10,
-            rebind_after: 17,
-        }
+        Lease { search: vec!["example.org".to_owned()], ..fake::lease() }
     }
 
     fn via(lease: Option<Lease>, network: Network) -> Via {

@@ -6,12 +6,10 @@
 //! whatever fails later is said and tried again.
 
 mod files;
-mod keeper;
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,12 +24,12 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use zstrap_formats::config::LogLevel;
 use zstrap_formats::network::{Method, Network};
 
-use self::keeper::{Action, Keeper, Kept, Start};
 use crate::console::since_boot;
 use crate::fail::random;
+use crate::net::dhcp::Sockets;
 use crate::net::handover::{HANDOVER, Handover};
+use crate::net::keeper::{Action, Keeper, Kept, Start};
 use crate::net::links::Link;
-use crate::net::packet::{ArpSocket, DhcpSocket, take_some};
 use crate::net::settings::Autoconfigured;
 use crate::net::v6::V6;
 use crate::net::{apply, netlink};
@@ -164,7 +162,7 @@ struct Service {
     /// How often the carrier has come and gone.
     carrier_changes: u64,
     /// For DHCPv4, if it is followed.
-    sockets: Option<(DhcpSocket, ArpSocket)>,
+    sockets: Option<Sockets>,
     /// For routers, if they are followed.
     v6: Option<V6>,
     /// What the kernel has made of routers' advertisements, as it was published.
@@ -178,7 +176,7 @@ impl Service {
         let now = since_boot();
         let address = start.lease.as_ref().map(|kept| kept.lease.address);
         let service = Self {
-            sockets: if start.v4 { Some(sockets(&link, address)?) } else { None },
+            sockets: if start.v4 { Some(Sockets::open(&link, address)?) } else { None },
             keeper: Keeper::new(start, now),
             carrier_changes: link.carrier_changes(),
             v6: v6.then(|| V6::watch(&link, now)).and_then(|watched| or_without_v6(watched, &link)),
@@ -227,7 +225,7 @@ impl Service {
         let v6 = self.v6.as_ref().and_then(V6::wake).map(|wake| wake.max(earliest));
         self.set_timer(self.keeper.wake().into_iter().chain(v6).min())?;
         let mut fds = vec![signals.as_fd(), self.news.as_fd(), self.timer.as_fd()];
-        fds.extend(self.sockets.iter().flat_map(|(dhcp, arp)| [dhcp.as_fd(), arp.as_fd()]));
+        fds.extend(self.sockets.iter().flat_map(Sockets::fds));
         fds.extend(self.v6.iter().flat_map(V6::fds));
         wait(&fds)
     }
@@ -288,7 +286,7 @@ impl Service {
     fn reopen(&mut self) {
         let link = &self.link;
         let address = self.keeper.lease().map(|kept| kept.lease.address);
-        match self.sockets.as_ref().map(|_| sockets(link, address)).transpose() {
+        match self.sockets.as_ref().map(|_| Sockets::open(link, address)).transpose() {
             Ok(sockets) => self.sockets = sockets,
             Err(error) => log::warn!(target: "lease", "no sockets link={} error={error}", link.name),
         }
@@ -296,27 +294,13 @@ impl Service {
 
     /// Takes what has come, as far as it fits into a turn.
     fn take(&mut self, now: Duration) {
-        let keeper = &mut self.keeper;
-        if let Some((dhcp, arp)) = &self.sockets {
-            let _: Option<()> = take_some(
-                |buffer| arp.receive(buffer),
-                |packet| {
-                    keeper.receive_arp(packet, now);
-                    None
-                },
-            );
-            let _: Option<()> = take_some(
-                |buffer| dhcp.receive(buffer),
-                |payload| {
-                    keeper.receive(payload, now);
-                    None
-                },
-            );
+        if let Some(sockets) = &self.sockets {
+            sockets.hear(&mut self.keeper, now);
         }
         let Some(v6) = &mut self.v6 else { return };
         v6.poll(now);
         v6.receive(now);
-        keeper.router(v6.ready(now), now);
+        self.keeper.router(v6.ready(now), now);
         let made = v6.made();
         if made.is_some() && made != self.made {
             self.made = made;
@@ -327,9 +311,7 @@ impl Service {
     /// What cannot be done now is said, and done again when the keeper comes back to it.
     fn act(&mut self, action: Action) {
         let result = match action {
-            Action::Broadcast(payload) => self.send(|dhcp, _| dhcp.broadcast(&payload)),
-            Action::Unicast { from, to, payload } => self.send(|dhcp, _| dhcp.unicast(from, to, &payload)),
-            Action::Arp(packet) => self.send(|_, arp| arp.broadcast(&packet)),
+            Action::Send(packet) => self.sockets.as_mut().map_or(Ok(()), |sockets| sockets.send(&packet)),
             Action::Change { old, new } => {
                 apply::change(self.link.index, &old, &new).and_then(|()| files::change_name(&old, &new))
             }
@@ -345,13 +327,6 @@ impl Service {
         if let Err(error) = result {
             log::warn!(target: "lease", "not done link={} error={error}", self.link.name);
         }
-    }
-
-    fn send(
-        &mut self,
-        send: impl FnOnce(&mut DhcpSocket, &mut ArpSocket) -> io::Result<()>,
-    ) -> io::Result<()> {
-        self.sockets.as_mut().map_or(Ok(()), |(dhcp, arp)| send(dhcp, arp))
     }
 
     fn publish(&mut self) {
@@ -375,15 +350,6 @@ fn say_renamed(was: &str, link: &Link) {
     if link.name != was {
         log::info!(target: "lease", "renamed link={} was={was}", link.name);
     }
-}
-
-/// The sockets of DHCPv4; other machines are heard when they claim our address.
-fn sockets(link: &Link, address: Option<Ipv4Addr>) -> io::Result<(DhcpSocket, ArpSocket)> {
-    let (dhcp, mut arp) = (DhcpSocket::open(link)?, ArpSocket::open(link)?);
-    if let Some(address) = address {
-        arp.listen(address)?;
-    }
-    Ok((dhcp, arp))
 }
 
 /// A kernel without IPv6 keeps IPv4.
