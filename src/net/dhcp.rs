@@ -62,9 +62,12 @@ impl Dhcp {
 
     /// Takes what has come, as far as it fits into a turn; the first event of it.
     pub fn receive(&mut self, now: Duration) -> Option<Event> {
-        let Self { client, sockets: Sockets { dhcp, arp }, .. } = self;
-        take_some(|buffer| arp.receive(buffer), |packet| client.receive_arp(packet, now))
-            .or_else(|| take_some(|buffer| dhcp.receive(buffer), |payload| client.receive(payload, now)))
+        let Self { client, sockets, .. } = self;
+        sockets
+            .take(&mut |packet| match packet {
+                Packet::Arp(packet) => client.receive_arp(packet, now),
+                Packet::Dhcp(payload) => client.receive(payload, now),
+            })
             // An offer is answered at once, not at the next turn.
             .or_else(|| self.send(now))
     }
@@ -116,19 +119,24 @@ impl Sockets {
 
     /// Gives what has come to a keeper, as far as it fits into a turn.
     pub fn hear(&self, keeper: &mut Keeper, now: Duration) {
-        let _: Option<()> = take_some(
-            |buffer| self.arp.receive(buffer),
-            |packet| {
-                keeper.receive_arp(packet, now);
-                None
-            },
-        );
-        let _: Option<()> = take_some(
-            |buffer| self.dhcp.receive(buffer),
-            |payload| {
-                keeper.receive(payload, now);
-                None
-            },
-        );
+        self.take(&mut |packet| {
+            match packet {
+                Packet::Arp(packet) => keeper.receive_arp(packet, now),
+                Packet::Dhcp(payload) => keeper.receive(payload, now),
+            }
+            None
+        });
     }
+
+    /// One copy of this serves all: each would be a loop of its own.
+    fn take(&self, take: &mut dyn FnMut(Packet<'_>) -> Option<Event>) -> Option<Event> {
+        take_some(|buffer| self.arp.receive(buffer), |packet| take(Packet::Arp(packet)))
+            .or_else(|| take_some(|buffer| self.dhcp.receive(buffer), |payload| take(Packet::Dhcp(payload))))
+    }
+}
+
+/// What has come.
+enum Packet<'a> {
+    Arp(&'a [u8]),
+    Dhcp(&'a [u8]),
 }

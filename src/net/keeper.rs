@@ -44,6 +44,8 @@ pub struct Keeper {
     /// None when DHCPv4 is not followed.
     client: Option<Client>,
     lease: Option<Kept>,
+    /// Why there is none any more.
+    lost: &'static str,
     /// What routers say; none when nothing was heard yet.
     router: Option<Settings>,
     /// Whether that was heard by who kept the network before. It is believed until a router speaks, or a cable was out.
@@ -107,6 +109,7 @@ impl Keeper {
             network,
             client,
             lease,
+            lost: "",
             router_is_inherited: router.is_some(),
             router,
             router_patience: now + ROUTER,
@@ -123,6 +126,12 @@ impl Keeper {
     #[must_use]
     pub fn lease(&self) -> Option<&Kept> {
         self.lease.as_ref()
+    }
+
+    /// Why there is no lease any more.
+    #[must_use]
+    pub fn lost(&self) -> &'static str {
+        self.lost
     }
 
     /// The network settings in effect.
@@ -262,14 +271,14 @@ impl Keeper {
             Event::Renewed(lease) => self.leased("renewed", lease, now),
             Event::Refused { server } => {
                 self.warn(format!("refused addr={} server={server}", self.address()));
-                self.lose();
+                self.lose("refused");
             }
             Event::Conflict { address } => {
                 self.warn(format!(
                     "declined addr={} conflict={address}: another machine has it",
                     self.address()
                 ));
-                self.lose();
+                self.lose("conflict");
             }
             Event::Expired => self.expire(),
         }
@@ -288,13 +297,13 @@ impl Keeper {
     fn expire(&mut self) {
         // Its client has begun anew by itself, or was at it already.
         self.warn(format!("expired addr={}", self.address()));
-        self.lose();
+        self.lose("expired");
     }
 
     /// The address must not be used any longer.
-    fn lose(&mut self) {
+    fn lose(&mut self, why: &'static str) {
         self.is_rebinding = false;
-        self.lease = None;
+        (self.lease, self.lost) = (None, why);
         self.refresh();
     }
 

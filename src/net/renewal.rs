@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use zstrap_formats::network::Network;
 use zstrap_wire::dhcp4::{Lease, Output};
@@ -117,15 +116,13 @@ fn turn(keeping: &mut Keeping, sockets: &mut Sockets, now: Duration) -> Result<(
 
 /// Why the lease cannot be kept.
 #[derive(Debug, PartialEq, Eq)]
-struct Lost(String);
+struct Lost(&'static str);
 
 /// All but sockets and clocks. What the keeper would change is left as it is.
 struct Keeping {
     link: String,
     address: Ipv4Addr,
     keeper: Keeper,
-    /// Its last warning, which begins with what has happened.
-    warning: String,
     newest: Newest,
 }
 
@@ -138,7 +135,6 @@ impl Keeping {
             link: link.name.clone(),
             address: lease.address,
             keeper: Keeper::new(start, now),
-            warning: String::new(),
             newest: Arc::new(Mutex::new((lease.clone(), obtained))),
         }
     }
@@ -148,9 +144,9 @@ impl Keeping {
         while let Some(action) = self.keeper.poll(now) {
             match action {
                 Action::Send(packet) => return Ok(Some(packet)),
-                Action::Say(Level::Warn, line) => self.warning = line,
                 Action::Publish => self.prolong()?,
-                Action::Change { .. } | Action::Say(..) => {}
+                Action::Say(_, line) => log::debug!(target: "network", "lease {line}"),
+                Action::Change { .. } => {}
             }
         }
         Ok(None)
@@ -160,16 +156,16 @@ impl Keeping {
     /// learns of the rest when it renews.
     fn prolong(&mut self) -> Result<(), Lost> {
         let Some(Kept { lease, obtained }) = self.keeper.lease() else {
-            return Err(Lost(self.warning.split(' ').next().unwrap_or_default().to_owned()));
+            return Err(Lost(self.keeper.lost()));
         };
         if lease.address != self.address {
-            return Err(Lost("moved".to_owned()));
+            return Err(Lost("moved"));
         }
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Lease { server, seconds, renew_after, rebind_after, .. } = *lease;
-        newest.0 = Lease { server, seconds, renew_after, rebind_after, ..newest.0.clone() };
-        newest.1 = *obtained;
-        log::debug!(target: "network", "lease renewed addr={} link={} for={seconds}s", self.address, self.link);
+        let (known, since) = &mut *newest;
+        (known.server, known.seconds) = (lease.server, lease.seconds);
+        (known.renew_after, known.rebind_after) = (lease.renew_after, lease.rebind_after);
+        *since = *obtained;
         Ok(())
     }
 
@@ -250,18 +246,17 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_refused_moved_or_over_is_lost_and_stays_as_it_was() {
-        let lost = |why: &str| Err(Lost(why.to_owned()));
         let mut refused = keeping();
         let asked = question(&mut refused, 10);
         let answered = hear(&mut refused, &asked, NAK, Ipv4Addr::UNSPECIFIED, 10);
-        assert_eq!(answered, lost("refused"));
+        assert_eq!(answered, Err(Lost("refused")));
 
         let mut moved = keeping();
         let asked = question(&mut moved, 10);
-        assert_eq!(hear(&mut moved, &asked, ACK, Ipv4Addr::new(10, 0, 0, 16), 10), lost("moved"));
+        assert_eq!(hear(&mut moved, &asked, ACK, Ipv4Addr::new(10, 0, 0, 16), 10), Err(Lost("moved")));
 
         let mut silent = keeping();
-        assert_eq!(silent.poll(seconds(20)).map(drop), lost("expired"));
+        assert_eq!(silent.poll(seconds(20)).map(drop), Err(Lost("expired")));
         for keeping in [refused, moved, silent] {
             assert_eq!(newest(&keeping), (lease(), Duration::ZERO));
         }

@@ -14,6 +14,7 @@ use zstrap_wire::dhcp4::{Event, Lease};
 
 use super::Error;
 use super::plan::{NotMade, Plan, Role};
+use crate::console::since_boot;
 use crate::modules::Modules;
 use crate::net::dhcp::Dhcp;
 use crate::net::links::Link;
@@ -328,7 +329,7 @@ impl Watch {
         let name = &self.link.name;
         match event {
             Some(Event::Leased(lease) | Event::Renewed(lease)) => {
-                (self.lease, self.obtained) = (Some(lease), since_start_of_kernel());
+                (self.lease, self.obtained) = (Some(lease), since_boot());
             }
             Some(Event::Refused { server }) => {
                 log::warn!(target: "network", "DHCP refused link={name} server={server}");
@@ -377,12 +378,6 @@ impl Watch {
         let v6_is_done = self.v6.is_none() || self.router.is_some() || now >= self.since + ROUTER;
         self.tried.is_some() && v4_is_done && v6_is_done
     }
-}
-
-/// The clock that nobody sets, and that counts while the machine sleeps.
-fn since_start_of_kernel() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// A client that cannot even begin must not keep the others from it.
