@@ -134,6 +134,12 @@ impl Keeper {
         self.lost
     }
 
+    /// Whether the link has learned how it is to be used.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.lease.is_some() || self.router.is_some()
+    }
+
     /// The network settings in effect.
     #[must_use]
     pub fn network(&self) -> &Network {
@@ -647,6 +653,23 @@ mod tests {
         let asked = at(&mut keeper, 0);
         let done = lease_anew(&mut keeper, &asked, OURS, 1);
         assert_eq!(lines(&done)[0], "obtained addr=10.0.0.15/24 for=20s server=10.0.0.99");
+    }
+
+    #[test]
+    fn a_node_that_booted_without_a_network_was_never_given_one() {
+        let mut keeper = Keeper::new(Start { has_carrier: false, ..start(None) }, Duration::ZERO);
+        assert_eq!(until(&mut keeper, 0, 1000), []);
+        keeper.carrier(true, seconds(1000));
+        let asked = at(&mut keeper, 1000);
+        assert!(!keeper.is_online());
+        let done = lease_anew(&mut keeper, &asked, OURS, 1001);
+        assert!(keeper.is_online());
+        let [(old, new)] = changes(&done)[..] else { panic!("{done:?}") };
+        assert_eq!((old, new.addresses[0].0), (&Settings::default(), OURS.into()));
+        let at_publish = done.iter().position(|action| *action == Action::Publish);
+        assert!(at_publish > done.iter().position(|action| matches!(action, Action::Change { .. })));
+        // From then on it is a lease like any other.
+        assert_eq!(kind(packets(&until(&mut keeper, 1003, 1011))[0]), REQUEST);
     }
 
     fn says(dns: &str) -> Settings {

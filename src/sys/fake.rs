@@ -105,7 +105,8 @@ pub fn connection() -> Connection {
     let network = Network::default();
     let (settings, obtained) = (Settings::default(), Duration::ZERO);
     let via = Via { link, settings, lease: None, obtained, made: None, network };
-    Connection { via: Some(via), server: "http://10.0.2.2:8080".to_owned(), hostname: "node".to_owned() }
+    let (server, hostname) = ("http://10.0.2.2:8080".to_owned(), "node".to_owned());
+    Connection { via: Some(via), network: Network::default(), server, hostname }
 }
 
 /// How a site misbehaves when a blob is asked for.
