@@ -170,12 +170,7 @@ mod tests {
 
     /// Something that becomes about half as long, and that in several blocks.
     fn content() -> Vec<u8> {
-        let mut state = 1u64;
-        let mut noise = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 56) as u8
-        };
-        (0..900_000).map(|i| if i % 3 == 0 { noise() } else { b'a' }).collect()
+        fake::half_noise(900_000)
     }
 
     fn compressed(content: &[u8]) -> Vec<u8> {

@@ -115,7 +115,9 @@ fn stages_at(
     let fetched =
         fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     let facts = node::facts::gather(machine, identity, online, &config, &list);
-    let handover = Handover::of(online.connection().via.as_ref());
+    let connection = online.connection();
+    let booted_without = || Handover::without_link(&connection.network);
+    let handover = connection.via.as_ref().map_or_else(booted_without, Handover::of);
     let handover = match online.renewed() {
         Some(newest) => handover.with_lease(newest),
         None => handover,

@@ -124,15 +124,11 @@ impl<R: Read> Read for Unzstd<R> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::sys::fake;
 
-    /// Bytes with and without patterns, longer than a window.
+    /// Longer than a window.
     fn content() -> Vec<u8> {
-        let mut state = 1u64;
-        let mut noise = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 56) as u8
-        };
-        (0..5 << 20).map(|i| if i % 3 == 0 { noise() } else { b'a' }).collect()
+        fake::half_noise(5 << 20)
     }
 
     fn frame(content: &[u8], window_log: u32) -> Vec<u8> {

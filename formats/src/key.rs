@@ -47,7 +47,8 @@ pub enum KeyError {
     Checksum,
 }
 
-/// The eight bytes by which signatures name their key; the text form is that of minisign, 16 upper-case digits.
+/// The eight bytes by which signatures name their key; the text form is that of minisign, upper-case, but always of
+/// 16 digits: minisign leaves zeros at the beginning out.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub [u8; 8]);
 

@@ -3,12 +3,14 @@
 //! The bundle is the demo's with its service `lease`, which speaks on the console here, and a probe that fetches from
 //! the server every few seconds and says `test: fetched`.
 
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use zstrap_qemu_tests::boot::BOUND;
-use zstrap_qemu_tests::dhcp::{DNS, Handle, LEASE_TIME, ROUTER as ROUTER_OPTION, Script};
+use zstrap_qemu_tests::dhcp::{DNS, Handle, LEASE_TIME, REQUEST, ROUTER as ROUTER_OPTION, Script};
+use zstrap_qemu_tests::http::{Fault, Rule};
 use zstrap_qemu_tests::lab::Lab;
 use zstrap_qemu_tests::site::{Scene, Tree};
 use zstrap_qemu_tests::vm::{Reason, Vm};
@@ -137,4 +139,29 @@ fn asks_for_its_address_again_when_the_cable_is_back() -> Result<()> {
     ensure!(renewed.at < back.at + Duration::from_secs(5), vm.failed("it waited for T1"));
     ensure!(server.all().len() > asked, vm.failed("nobody was asked"));
     check_fetches(&mut vm, 6, BOUND)
+}
+
+/// The probe's fetches fail until the cable is plugged in, and each counts.
+#[test]
+fn a_node_from_a_stick_gets_its_network_when_the_cable_is_plugged_in() -> Result<()> {
+    let (lab, mut scene, server) = scripted("lease-stick", 60)?;
+    scene.identity["servers"] = json!(["file:///site"]);
+    let medium = scene.site().with_file_name("medium");
+    let make = r#"mformat -C -F -T 131072 -i "$1" :: && mcopy -s -i "$1" "$2" ::"#;
+    let made = Command::new("sh").args(["-ec", make, "sh"]).arg(&medium).arg(scene.site()).status();
+    ensure!(made.context("running mtools")?.success(), "the medium was not made");
+    let drive = format!("if=none,id=medium,format=raw,readonly=on,file={}", medium.display());
+    let disk = ["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"];
+    let mut vm = lab.machine(&scene)?.unplugged("nic0").arguments(&disk).start()?;
+    vm.wait_line("] network: online server=file:///site link=none ", BOUND)?;
+    let searching = vm.wait_line("lease: searching link=none network=dhcp", BOUND)?;
+    vm.wait_line_after(&searching, "test: nothing turn=* own= route= names=0", BOUND)?;
+    ensure!(server.all().is_empty(), vm.failed("it asked through a cable that was out"));
+    vm.set_link("nic0", true)?;
+    let obtained = vm.wait_line("lease: obtained addr=10.77.0.50/24 for=20s server=10.77.0.2", BOUND)?;
+    let fetched = "test: fetched turn=* own=10.77.0.50/24 route=default via 10.77.0.1 ";
+    vm.wait_line_after(&obtained, fetched, BOUND)?;
+    // It is kept, as one of a boot over the network.
+    vm.wait_line_after(&obtained, "lease: renewed addr=10.77.0.50/24 for=20s server=10.77.0.2", BOUND)?;
+    vm.assert_never("lease: expired")
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use zstrap_formats::network::Network;
 use zstrap_wire::dhcp4::Lease;
 
 use crate::net::settings::Settings;
@@ -81,10 +82,15 @@ fn others<T: Clone + PartialEq>(used: &[T], leased: &[T], wished: &[T]) -> Vec<T
 }
 
 impl Handover {
-    /// A link in use, or none.
+    /// None: the node booted without a network.
     #[must_use]
-    pub fn of(via: Option<&Via>) -> Self {
-        let Some(via) = via else { return Self::default() };
+    pub fn without_link(network: &Network) -> Self {
+        Self { network: network.to_string(), ..Self::default() }
+    }
+
+    /// A link in use.
+    #[must_use]
+    pub fn of(via: &Via) -> Self {
         Self {
             network: via.network.to_string(),
             link: Some(via.link.name.clone()),
@@ -134,12 +140,9 @@ fn milliseconds(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::net::Ipv4Addr;
-
-    use zstrap_formats::network::Network;
-
     use super::*;
     use crate::net::links::Link;
+    use crate::sys::fake;
 
     fn handover() -> Handover {
         Handover {
@@ -152,20 +155,7 @@ mod tests {
     }
 
     fn lease() -> Lease {
-        Lease {
-            address: Ipv4Addr::new(10, 0, 0, 15),
-            prefix: 24,
-            routes: Vec::new(),
-            dns: vec![Ipv4Addr::new(10, 0, 0, 3)],
-            hostname: None,
-            search: vec!["example.org".to_owned()],
-            mtu: None,
-            ntp: Vec::new(),
-            server: Ipv4Addr::new(10, 0, 0, 1),
-            seconds: 20,
-            renew_after: 10,
-            rebind_after: 17,
-        }
+        Lease { search: vec!["example.org".to_owned()], ..fake::lease() }
     }
 
     fn via(lease: Option<Lease>, network: Network) -> Via {
@@ -189,7 +179,7 @@ mod tests {
     #[test]
     fn names_of_routers_were_lost_at_the_handover() {
         for lease in [None, Some(lease())] {
-            let handover = Handover::of(Some(&via(lease, Network::default())));
+            let handover = Handover::of(&via(lease, Network::default()));
             assert_eq!(handover.routers.dns, ["2001:db8::53".parse::<IpAddr>().unwrap()]);
             assert_eq!(handover.routers.search, ["example.org", "example.net"]);
         }
@@ -198,14 +188,14 @@ mod tests {
     #[test]
     fn what_a_person_has_set_is_no_name_of_a_router() {
         let network = Network { dns: vec!["192.0.2.53".parse().unwrap()], ..Network::default() };
-        let routers = Handover::of(Some(&via(Some(lease()), network))).routers;
+        let routers = Handover::of(&via(Some(lease()), network)).routers;
         assert_eq!((routers.dns.len(), routers.search.len()), (0, 2));
         assert_eq!(FromRouters::default().settings(), None);
     }
 
     #[test]
     fn the_lease_as_renewed_last_is_handed_over() {
-        let before = Handover::of(Some(&via(Some(lease()), Network::default())));
+        let before = Handover::of(&via(Some(lease()), Network::default()));
         let renewed = Lease { seconds: 60, ..lease() };
         let after = before.clone().with_lease((renewed.clone(), Duration::from_secs(13)));
         assert_eq!((after.lease.clone(), after.obtained()), (Some(renewed), Duration::from_secs(13)));

@@ -85,6 +85,12 @@ impl Link {
         fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
+    /// Whether a device stands behind it, and not the kernel alone as behind bridges, VLANs and tunnels.
+    #[must_use]
+    pub fn is_card(&self) -> bool {
+        Path::new(SYS_NET).join(&self.name).join("device").exists()
+    }
+
     /// Whether it was brought up, with a carrier or without.
     #[must_use]
     pub fn is_up(&self) -> bool {

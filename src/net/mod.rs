@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod dhcp;
 pub mod handover;
+pub mod keeper;
 pub mod links;
 pub mod netlink;
 pub mod packet;

@@ -14,10 +14,12 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use zstrap_wire::dhcp4::{Client, Event, Lease, Output};
+use zstrap_formats::network::Network;
+use zstrap_wire::dhcp4::{Lease, Output};
 
+use super::dhcp::Sockets;
+use super::keeper::{Action, Keeper, Kept, Start};
 use super::links::Link;
-use super::packet::{DhcpSocket, take_some};
 use crate::console::since_boot;
 use crate::fail::random;
 
@@ -79,46 +81,35 @@ fn begun(link: &Link, keeping: Keeping, is_over: &Arc<AtomicBool>) -> Option<Wor
 }
 
 fn start(link: &Link, keeping: Keeping, is_over: &Arc<AtomicBool>) -> io::Result<Work> {
-    let socket = DhcpSocket::open(link)?;
+    let sockets = Sockets::open(link, None)?;
     let (silence, bell) = io::pipe()?;
     let is_over = Arc::clone(is_over);
     let thread = Builder::new().name("renewal".to_owned()).spawn(move || {
-        serve(keeping, socket, &silence, &is_over);
+        serve(keeping, sockets, &silence, &is_over);
     })?;
     Ok(Work { bell, thread })
 }
 
-fn serve(mut keeping: Keeping, mut socket: DhcpSocket, silence: &PipeReader, is_over: &AtomicBool) {
+fn serve(mut keeping: Keeping, mut sockets: Sockets, silence: &PipeReader, is_over: &AtomicBool) {
     while !is_over.load(Ordering::Relaxed) {
-        if let Err(lost) = turn(&mut keeping, &mut socket, since_boot()) {
+        if let Err(lost) = turn(&mut keeping, &mut sockets, since_boot()) {
             log::warn!(target: "network", "lease lost addr={} link={} why={}", keeping.address, keeping.link, lost.0);
             return;
         }
         let pause = keeping.pause(since_boot());
         let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: pause.subsec_nanos().into() };
-        let mut fds = [
-            PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(silence.as_fd(), PollFlags::IN),
-        ];
+        let [dhcp, arp] = sockets.fds();
+        let mut fds = [dhcp, arp, silence.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         if !matches!(poll(&mut fds, Some(&timeout)), Ok(_) | Err(rustix::io::Errno::INTR)) {
             return;
         }
     }
 }
 
-fn turn(keeping: &mut Keeping, socket: &mut DhcpSocket, now: Duration) -> Result<(), Lost> {
-    let lost = take_some(|buffer| socket.receive(buffer), |payload| keeping.receive(payload, now).err());
-    lost.map_or(Ok(()), Err)?;
-    while let Some(output) = keeping.poll(now)? {
-        let sent = match output {
-            Output::Broadcast(payload) => socket.broadcast(&payload),
-            Output::Unicast { from, to, payload } => socket.unicast(from, to, &payload),
-            Output::Arp(_) | Output::Event(_) => Ok(()),
-        };
-        // A lost packet and a refused one are mended by the same retransmission.
-        if let Err(error) = sent {
-            log::debug!(target: "network", "DHCP packet not sent link={} error={error}", keeping.link);
-        }
+fn turn(keeping: &mut Keeping, sockets: &mut Sockets, now: Duration) -> Result<(), Lost> {
+    sockets.hear(&mut keeping.keeper, now);
+    while let Some(packet) = keeping.poll(now)? {
+        sockets.send_or_lose(&packet, &keeping.link);
     }
     Ok(())
 }
@@ -127,63 +118,60 @@ fn turn(keeping: &mut Keeping, socket: &mut DhcpSocket, now: Duration) -> Result
 #[derive(Debug, PartialEq, Eq)]
 struct Lost(&'static str);
 
-/// All but sockets and clocks.
+/// All but sockets and clocks. What the keeper would change is left as it is.
 struct Keeping {
     link: String,
     address: Ipv4Addr,
-    client: Client,
+    keeper: Keeper,
     newest: Newest,
 }
 
 impl Keeping {
     fn new(link: &Link, lease: &Lease, obtained: Duration, now: Duration) -> Self {
+        let kept = Some(Kept { lease: lease.clone(), obtained });
+        let (mac, network) = (link.mac, Network::default());
+        let start = Start { mac, random, network, v4: true, lease: kept, router: None, has_carrier: true };
         Self {
             link: link.name.clone(),
             address: lease.address,
-            client: Client::bound(link.mac, random(), lease.clone(), obtained, now),
+            keeper: Keeper::new(start, now),
             newest: Arc::new(Mutex::new((lease.clone(), obtained))),
         }
     }
 
     /// What is to be sent now; to be called until it says nothing.
     fn poll(&mut self, now: Duration) -> Result<Option<Output>, Lost> {
-        match self.client.poll(now) {
-            Some(Output::Event(event)) => self.heed(event).map(|()| None),
-            output => Ok(output),
-        }
-    }
-
-    fn receive(&mut self, payload: &[u8], now: Duration) -> Result<(), Lost> {
-        self.client.receive(payload, now).map_or(Ok(()), |event| self.heed(event))
-    }
-
-    fn heed(&mut self, event: Event) -> Result<(), Lost> {
-        match event {
-            Event::Leased(lease) | Event::Renewed(lease) if lease.address == self.address => {
-                self.prolong(&lease);
-                Ok(())
+        while let Some(action) = self.keeper.poll(now) {
+            match action {
+                Action::Send(packet) => return Ok(Some(packet)),
+                Action::Publish => self.prolong()?,
+                Action::Say(_, line) => log::debug!(target: "network", "lease {line}"),
+                Action::Change { .. } => {}
             }
-            Event::Leased(_) | Event::Renewed(_) => Err(Lost("moved")),
-            Event::Refused { .. } => Err(Lost("refused")),
-            Event::Conflict { .. } => Err(Lost("conflict")),
-            Event::Expired => Err(Lost("expired")),
         }
+        Ok(None)
     }
 
     /// Takes over times and server only. Whoever takes the lease over must find on the link what the lease says, and
     /// learns of the rest when it renews.
-    fn prolong(&mut self, renewed: &Lease) {
-        let Some(obtained) = self.client.obtained() else { return };
+    fn prolong(&mut self) -> Result<(), Lost> {
+        let Some(Kept { lease, obtained }) = self.keeper.lease() else {
+            return Err(Lost(self.keeper.lost()));
+        };
+        if lease.address != self.address {
+            return Err(Lost("moved"));
+        }
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Lease { server, seconds, renew_after, rebind_after, .. } = *renewed;
-        newest.0 = Lease { server, seconds, renew_after, rebind_after, ..newest.0.clone() };
-        newest.1 = obtained;
-        log::debug!(target: "network", "lease renewed addr={} link={} for={seconds}s", self.address, self.link);
+        let (known, since) = &mut *newest;
+        (known.server, known.seconds) = (lease.server, lease.seconds);
+        (known.renew_after, known.rebind_after) = (lease.renew_after, lease.rebind_after);
+        *since = *obtained;
+        Ok(())
     }
 
     /// How long there is nothing to do.
     fn pause(&self, now: Duration) -> Duration {
-        self.client.wake().map_or(LONGEST_WAIT, |wake| wake.saturating_sub(now).min(LONGEST_WAIT))
+        self.keeper.wake().map_or(LONGEST_WAIT, |wake| wake.saturating_sub(now).min(LONGEST_WAIT))
     }
 }
 
@@ -191,31 +179,13 @@ impl Keeping {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::sys::fake::{OURS, SERVER, dhcp_answer, lease};
 
-    const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 15);
-    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const ACK: u8 = 5;
     const NAK: u8 = 6;
 
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
-    }
-
-    fn lease() -> Lease {
-        Lease {
-            address: OURS,
-            prefix: 24,
-            routes: Vec::new(),
-            dns: vec![Ipv4Addr::new(10, 0, 0, 3)],
-            hostname: None,
-            search: Vec::new(),
-            mtu: None,
-            ntp: Vec::new(),
-            server: SERVER,
-            seconds: 20,
-            renew_after: 10,
-            rebind_after: 17,
-        }
     }
 
     fn link() -> Link {
@@ -238,14 +208,17 @@ mod tests {
         }
     }
 
-    /// What a server answers; it names other name servers than before.
-    fn answer(question: &[u8], kind: u8, address: Ipv4Addr) -> Vec<u8> {
-        let mut packet = question[..240].to_vec();
-        packet[0] = 2;
-        packet[16..20].copy_from_slice(&address.octets());
-        packet.extend_from_slice(&[53, 1, kind, 54, 4, 10, 0, 0, 1, 51, 4, 0, 0, 0, 60]);
-        packet.extend_from_slice(&[1, 4, 255, 255, 255, 0, 6, 4, 10, 0, 0, 99, 255]);
-        packet
+    /// Tells of the answer to a question.
+    fn hear(
+        keeping: &mut Keeping,
+        question: &[u8],
+        kind: u8,
+        address: Ipv4Addr,
+        now: u64,
+    ) -> Result<(), Lost> {
+        let answer = dhcp_answer(question, kind, SERVER, address, 60);
+        keeping.keeper.receive(&answer, seconds(now));
+        keeping.poll(seconds(now)).map(|packet| assert_eq!(packet, None))
     }
 
     #[test]
@@ -255,36 +228,35 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(keeping.poll(seconds(now - 1)), Ok(None));
             let question = question(&mut keeping, now);
-            assert_eq!(keeping.receive(&answer(&question, ACK, OURS), seconds(now)), Ok(()));
+            assert_eq!(hear(&mut keeping, &question, ACK, OURS, now), Ok(()));
             let (lease, obtained) = newest(&keeping);
             assert_eq!((lease.seconds, lease.renew_after, obtained), (60, 30, seconds(now)));
-            assert_eq!(keeping.poll(seconds(now)), Ok(None));
             now += 30;
         }
     }
 
     #[test]
     fn what_the_link_does_not_have_is_not_handed_on() {
-        let mut keeping = keeping();
+        let before = Lease { dns: vec![Ipv4Addr::new(10, 0, 0, 99)], ..lease() };
+        let mut keeping = Keeping::new(&link(), &before, Duration::ZERO, Duration::ZERO);
         let question = question(&mut keeping, 10);
-        keeping.receive(&answer(&question, ACK, OURS), seconds(10)).unwrap();
-        assert_eq!(newest(&keeping).0.dns, lease().dns);
+        hear(&mut keeping, &question, ACK, OURS, 10).unwrap();
+        assert_eq!((newest(&keeping).0.dns, newest(&keeping).1), (before.dns, seconds(10)));
     }
 
     #[test]
     fn a_lease_that_is_refused_moved_or_over_is_lost_and_stays_as_it_was() {
         let mut refused = keeping();
         let asked = question(&mut refused, 10);
-        let nak = answer(&asked, NAK, Ipv4Addr::UNSPECIFIED);
-        assert_eq!(refused.receive(&nak, seconds(10)), Err(Lost("refused")));
+        let answered = hear(&mut refused, &asked, NAK, Ipv4Addr::UNSPECIFIED, 10);
+        assert_eq!(answered, Err(Lost("refused")));
 
         let mut moved = keeping();
         let asked = question(&mut moved, 10);
-        let other = answer(&asked, ACK, Ipv4Addr::new(10, 0, 0, 16));
-        assert_eq!(moved.receive(&other, seconds(10)), Err(Lost("moved")));
+        assert_eq!(hear(&mut moved, &asked, ACK, Ipv4Addr::new(10, 0, 0, 16), 10), Err(Lost("moved")));
 
         let mut silent = keeping();
-        assert_eq!(silent.poll(seconds(20)), Err(Lost("expired")));
+        assert_eq!(silent.poll(seconds(20)).map(drop), Err(Lost("expired")));
         for keeping in [refused, moved, silent] {
             assert_eq!(newest(&keeping), (lease(), Duration::ZERO));
         }

@@ -56,6 +56,8 @@ pub struct Online {
 pub struct Connection {
     /// The link; none when the server is a boot medium.
     pub via: Option<Via>,
+    /// The network settings in effect.
+    pub network: Network,
     /// The server that answered.
     pub server: String,
     /// Our name.
@@ -277,7 +279,8 @@ fn on_media(
         log::warn!(target: "network", "without a name: {error}");
     }
     log::info!(target: "network", "online server={server} link=none after={:.3}s", started.elapsed().as_secs_f64());
-    Ok(Online { servers, connection: Connection { via: None, server, hostname }, renewal: None })
+    let connection = Connection { via: None, network: network.clone(), server, hostname };
+    Ok(Online { servers, connection, renewal: None })
 }
 
 /// Looks for a link through which a server answers.
@@ -378,7 +381,8 @@ impl Attempt<'_> {
             answer => answer,
         };
         let server = answer.map_err(|nobody| nobody.reasons)?;
-        let connection = Connection { via: Some(self.via()), server, hostname };
+        let connection =
+            Connection { via: Some(self.via()), network: self.network.clone(), server, hostname };
         Ok(Online { servers, connection, renewal: None })
     }
 

@@ -15,6 +15,7 @@ use zstrap_wire::dhcp4::{Event, Lease};
 
 use super::plan::{NotMade, Plan, Role};
 use super::{Asked, Error};
+use crate::console::since_boot;
 use crate::modules::Modules;
 use crate::net::dhcp::Dhcp;
 use crate::net::links::Link;
@@ -375,7 +376,7 @@ impl Watch {
         let name = &self.link.name;
         match event {
             Some(Event::Leased(lease) | Event::Renewed(lease)) => {
-                (self.lease, self.obtained) = (Some(lease), since_start_of_kernel());
+                (self.lease, self.obtained) = (Some(lease), since_boot());
             }
             Some(Event::Refused { server }) => {
                 log::warn!(target: "network", "DHCP refused link={name} server={server}");
@@ -451,12 +452,6 @@ fn missing_at_hint<'a>(
         Some(watch) if !watch.has_carrier => "no carrier yet",
         Some(_) => "no answer yet",
     })
-}
-
-/// The clock that nobody sets, and that counts while the machine sleeps.
-fn since_start_of_kernel() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// A client that cannot even begin must not keep the others from it.

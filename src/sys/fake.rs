@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use zstrap_formats::network::Network;
 use zstrap_formats::packed::Packed;
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
+use zstrap_wire::dhcp4::{Lease, Route4};
 
 use super::{Meta, Mount, NewFile, Program, RootDir, System};
 use crate::clock::Now;
@@ -44,13 +46,67 @@ pub fn identity() -> Identity {
     Identity::parse(json.to_string().as_bytes()).expect("the sample is valid")
 }
 
+/// Our address in [`lease`], and its server.
+pub const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 15);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+/// A lease of 20 s.
+pub fn lease() -> Lease {
+    let gateway = Some(Ipv4Addr::new(10, 0, 0, 2));
+    Lease {
+        address: OURS,
+        prefix: 24,
+        routes: vec![Route4 { destination: Ipv4Addr::UNSPECIFIED, prefix: 0, gateway }],
+        dns: vec![Ipv4Addr::new(10, 0, 0, 3)],
+        hostname: None,
+        search: Vec::new(),
+        mtu: None,
+        ntp: Vec::new(),
+        server: SERVER,
+        seconds: 20,
+        renew_after: 10,
+        rebind_after: 17,
+    }
+}
+
+/// What a server answers to a DHCP packet of ours: all but its time is that of [`lease`].
+pub fn dhcp_answer(
+    question: &[u8],
+    kind: u8,
+    server: Ipv4Addr,
+    address: Ipv4Addr,
+    lease_seconds: u32,
+) -> Vec<u8> {
+    let mut packet = question[..240].to_vec();
+    packet[0] = 2;
+    packet[16..20].copy_from_slice(&address.octets());
+    packet.extend_from_slice(&[53, 1, kind, 1, 4, 255, 255, 255, 0, 3, 4, 10, 0, 0, 2, 6, 4, 10, 0, 0, 3]);
+    packet.extend_from_slice(&[51, 4]);
+    packet.extend_from_slice(&lease_seconds.to_be_bytes());
+    packet.extend_from_slice(&[54, 4]);
+    packet.extend_from_slice(&server.octets());
+    packet.push(255);
+    packet
+}
+
+/// Bytes with and without patterns, which become about half as long.
+pub fn half_noise(length: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..length).map(|i| if i % 3 == 0 { noise() } else { b'a' }).collect()
+}
+
 pub fn connection() -> Connection {
     let link =
         Link { name: "eth0".to_owned(), index: 2, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56], has_master: false };
     let network = Network::default();
     let (settings, obtained) = (Settings::default(), Duration::ZERO);
     let via = Via { link, settings, lease: None, obtained, made: None, network };
-    Connection { via: Some(via), server: "http://10.0.2.2:8080".to_owned(), hostname: "node".to_owned() }
+    let (server, hostname) = ("http://10.0.2.2:8080".to_owned(), "node".to_owned());
+    Connection { via: Some(via), network: Network::default(), server, hostname }
 }
 
 /// How a site misbehaves when a blob is asked for.

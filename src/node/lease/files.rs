@@ -20,7 +20,7 @@ pub fn publish(via: &Via) -> Vec<io::Error> {
         rewrite(RESOLV_CONF, &apply::resolv_conf(&via.settings, &via.link.name)),
         rewrite(HOSTS, &apply::hosts(&hostname())),
         update_facts(via),
-        replace(HANDOVER, &Handover::of(Some(via)).to_json()),
+        replace(HANDOVER, &Handover::of(via).to_json()),
     ];
     results.into_iter().filter_map(Result::err).collect()
 }

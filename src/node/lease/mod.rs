@@ -1,4 +1,5 @@
-//! `zstrap-node lease`: keeps the network that the init has left, for as long as the machine runs.
+//! `zstrap-node lease`: keeps the network that the init has left, or finds one where it has left none, for as long as the
+//! machine runs.
 //!
 //! In: `/run/zstrap/network.json`, packets, carriers. Out: addresses and routes in the kernel; `resolv.conf`, `hosts`,
 //! `facts.json` and `network.json` below `/run/zstrap`; lines `lease: …` on standard error. It ends with 0 at SIGTERM
@@ -6,12 +7,11 @@
 //! whatever fails later is said and tried again.
 
 mod files;
-mod keeper;
+mod first_link;
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,12 +26,13 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use zstrap_formats::config::LogLevel;
 use zstrap_formats::network::{Method, Network};
 
-use self::keeper::{Action, Keeper, Kept, Start};
+use self::first_link::Search;
 use crate::console::since_boot;
 use crate::fail::random;
+use crate::net::dhcp::Sockets;
 use crate::net::handover::{HANDOVER, Handover};
+use crate::net::keeper::{Action, Keeper, Kept, Start};
 use crate::net::links::Link;
-use crate::net::packet::{ArpSocket, DhcpSocket, take_some};
 use crate::net::settings::Autoconfigured;
 use crate::net::v6::V6;
 use crate::net::{apply, netlink};
@@ -82,16 +83,19 @@ fn keep() -> io::Result<()> {
     let handover = load()?;
     let _lock = lock()?;
     let signals = signals()?;
-    let Some(name) = &handover.link else {
-        log::info!(target: "lease", "idle link=none: this node booted without a network");
-        return idle(&signals);
-    };
     let network: Network =
         handover.network.parse().map_err(|error| io::Error::other(format!("reading {HANDOVER}: {error}")))?;
-    let Method::Auto { v4, v6 } = network.method else {
+    let name = handover.link.as_deref().unwrap_or("none");
+    let can_begin = handover.link.is_some() || Search::is_possible(&network);
+    let (Method::Auto { v4, v6 }, true) = (&network.method, can_begin) else {
         log::info!(target: "lease", "idle link={name} network={network}: nothing to renew");
         return idle(&signals);
     };
+    let (v4, v6) = (*v4, *v6);
+    if handover.link.is_none() {
+        log::info!(target: "lease", "searching link=none network={network}");
+        return serve(Vec::new(), Some(Search { network, v4, v6 }), &signals);
+    }
     let link = Link::found_again(handover.index, name)
         .ok_or_else(|| io::Error::other(format!("no link {name}, and none with index {}", handover.index)))?;
     say_renamed(name, &link);
@@ -99,7 +103,35 @@ fn keep() -> io::Result<()> {
     let lease = handover.lease.map(|lease| Kept { lease, obtained });
     let router = handover.routers.settings().filter(|_| v6);
     let start = Start { mac: link.mac, random, network, v4, lease, router, has_carrier: link.has_carrier() };
-    Service::new(start, link, v6)?.serve(&signals)
+    serve(vec![Service::new(start, link, v6.then_some(V6::watch))?], None, &signals)
+}
+
+/// Keeps one link; while there is a search, each that may become that one.
+fn serve(mut services: Vec<Service>, mut search: Option<Search>, signals: &SignalFd) -> io::Result<()> {
+    let news = netlink::open_link_news()?;
+    loop {
+        netlink::drain(&news);
+        if let Some(search) = &search {
+            search.begin_on_new_links(&mut services);
+        }
+        for service in &mut services {
+            service.turn()?;
+            // One is enough, and two would set addresses side by side.
+            if search.is_some() && service.keeper.is_online() {
+                search = None;
+                break;
+            }
+        }
+        if search.is_none() {
+            first_link::leave_others(&mut services);
+        }
+        let mut fds = vec![signals.as_fd(), news.as_fd()];
+        services.iter().for_each(|service| service.add_fds(&mut fds));
+        wait(&fds)?;
+        if is_told_to_end(signals) {
+            return Ok(());
+        }
+    }
 }
 
 fn load() -> io::Result<Handover> {
@@ -157,6 +189,9 @@ fn wait(fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     }
 }
 
+/// How IPv6 begins on a link.
+type BeginV6 = fn(&Link, Duration) -> io::Result<V6>;
+
 /// The keeper with all that it acts on.
 struct Service {
     keeper: Keeper,
@@ -164,27 +199,25 @@ struct Service {
     /// How often the carrier has come and gone.
     carrier_changes: u64,
     /// For DHCPv4, if it is followed.
-    sockets: Option<(DhcpSocket, ArpSocket)>,
+    sockets: Option<Sockets>,
     /// For routers, if they are followed.
     v6: Option<V6>,
     /// What the kernel has made of routers' advertisements, as it was published.
     made: Option<Autoconfigured>,
-    news: OwnedFd,
     timer: OwnedFd,
 }
 
 impl Service {
-    fn new(start: Start, link: Link, v6: bool) -> io::Result<Self> {
+    fn new(start: Start, link: Link, v6: Option<BeginV6>) -> io::Result<Self> {
         let now = since_boot();
         let address = start.lease.as_ref().map(|kept| kept.lease.address);
         let service = Self {
-            sockets: if start.v4 { Some(sockets(&link, address)?) } else { None },
+            sockets: if start.v4 { Some(Sockets::open(&link, address)?) } else { None },
             keeper: Keeper::new(start, now),
             carrier_changes: link.carrier_changes(),
-            v6: v6.then(|| V6::watch(&link, now)).and_then(|watched| or_without_v6(watched, &link)),
+            v6: v6.and_then(|begin| or_without_v6(begin(&link, now), &link)),
             made: None,
             link,
-            news: netlink::open_link_news()?,
             // One that counts while the machine sleeps, which poll(2) does not.
             timer: rustix::time::timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?,
         };
@@ -204,32 +237,26 @@ impl Service {
         }
     }
 
-    fn serve(mut self, signals: &SignalFd) -> io::Result<()> {
-        loop {
-            let now = since_boot();
-            self.look_at_link(now);
-            self.take(now);
-            while let Some(action) = self.keeper.poll(now) {
-                self.act(action);
-            }
-            self.wait(signals)?;
-            if is_told_to_end(signals) {
-                return Ok(());
-            }
+    /// Does what is to be done now, and sets the time of the next turn.
+    fn turn(&mut self) -> io::Result<()> {
+        let now = since_boot();
+        self.look_at_link(now);
+        self.take(now);
+        while let Some(action) = self.keeper.poll(now) {
+            self.act(action);
         }
-    }
-
-    /// Sleeps until a packet, a carrier, a signal or the time comes.
-    fn wait(&mut self, signals: &SignalFd) -> io::Result<()> {
         let now = since_boot();
         // The kernel tells of each address and route; the rest of IPv6 can wait where no router is heard.
         let earliest = if self.keeper.expects_router(now) { now } else { now + NO_ROUTER };
         let v6 = self.v6.as_ref().and_then(V6::wake).map(|wake| wake.max(earliest));
-        self.set_timer(self.keeper.wake().into_iter().chain(v6).min())?;
-        let mut fds = vec![signals.as_fd(), self.news.as_fd(), self.timer.as_fd()];
-        fds.extend(self.sockets.iter().flat_map(|(dhcp, arp)| [dhcp.as_fd(), arp.as_fd()]));
+        self.set_timer(self.keeper.wake().into_iter().chain(v6).min())
+    }
+
+    /// Adds what to wait for: packets and the time.
+    fn add_fds<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) {
+        fds.push(self.timer.as_fd());
+        fds.extend(self.sockets.iter().flat_map(Sockets::fds));
         fds.extend(self.v6.iter().flat_map(V6::fds));
-        wait(&fds)
     }
 
     /// Setting it anew also takes back what it has counted. A time that is past comes at once; zero would be never.
@@ -248,7 +275,6 @@ impl Service {
 
     /// Tells the keeper of carriers that have come and gone, even of those that came back before we looked.
     fn look_at_link(&mut self, now: Duration) {
-        netlink::drain(&self.news);
         let Some(link) = Link::found_again(self.link.index, &self.link.name) else {
             return self.keeper.carrier(false, now);
         };
@@ -288,7 +314,7 @@ impl Service {
     fn reopen(&mut self) {
         let link = &self.link;
         let address = self.keeper.lease().map(|kept| kept.lease.address);
-        match self.sockets.as_ref().map(|_| sockets(link, address)).transpose() {
+        match self.sockets.as_ref().map(|_| Sockets::open(link, address)).transpose() {
             Ok(sockets) => self.sockets = sockets,
             Err(error) => log::warn!(target: "lease", "no sockets link={} error={error}", link.name),
         }
@@ -296,27 +322,13 @@ impl Service {
 
     /// Takes what has come, as far as it fits into a turn.
     fn take(&mut self, now: Duration) {
-        let keeper = &mut self.keeper;
-        if let Some((dhcp, arp)) = &self.sockets {
-            let _: Option<()> = take_some(
-                |buffer| arp.receive(buffer),
-                |packet| {
-                    keeper.receive_arp(packet, now);
-                    None
-                },
-            );
-            let _: Option<()> = take_some(
-                |buffer| dhcp.receive(buffer),
-                |payload| {
-                    keeper.receive(payload, now);
-                    None
-                },
-            );
+        if let Some(sockets) = &self.sockets {
+            sockets.hear(&mut self.keeper, now);
         }
         let Some(v6) = &mut self.v6 else { return };
         v6.poll(now);
         v6.receive(now);
-        keeper.router(v6.ready(now), now);
+        self.keeper.router(v6.ready(now), now);
         let made = v6.made();
         if made.is_some() && made != self.made {
             self.made = made;
@@ -327,9 +339,7 @@ impl Service {
     /// What cannot be done now is said, and done again when the keeper comes back to it.
     fn act(&mut self, action: Action) {
         let result = match action {
-            Action::Broadcast(payload) => self.send(|dhcp, _| dhcp.broadcast(&payload)),
-            Action::Unicast { from, to, payload } => self.send(|dhcp, _| dhcp.unicast(from, to, &payload)),
-            Action::Arp(packet) => self.send(|_, arp| arp.broadcast(&packet)),
+            Action::Send(packet) => self.sockets.as_mut().map_or(Ok(()), |sockets| sockets.send(&packet)),
             Action::Change { old, new } => {
                 apply::change(self.link.index, &old, &new).and_then(|()| files::change_name(&old, &new))
             }
@@ -345,13 +355,6 @@ impl Service {
         if let Err(error) = result {
             log::warn!(target: "lease", "not done link={} error={error}", self.link.name);
         }
-    }
-
-    fn send(
-        &mut self,
-        send: impl FnOnce(&mut DhcpSocket, &mut ArpSocket) -> io::Result<()>,
-    ) -> io::Result<()> {
-        self.sockets.as_mut().map_or(Ok(()), |(dhcp, arp)| send(dhcp, arp))
     }
 
     fn publish(&mut self) {
@@ -375,15 +378,6 @@ fn say_renamed(was: &str, link: &Link) {
     if link.name != was {
         log::info!(target: "lease", "renamed link={} was={was}", link.name);
     }
-}
-
-/// The sockets of DHCPv4; other machines are heard when they claim our address.
-fn sockets(link: &Link, address: Option<Ipv4Addr>) -> io::Result<(DhcpSocket, ArpSocket)> {
-    let (dhcp, mut arp) = (DhcpSocket::open(link)?, ArpSocket::open(link)?);
-    if let Some(address) = address {
-        arp.listen(address)?;
-    }
-    Ok((dhcp, arp))
 }
 
 /// A kernel without IPv6 keeps IPv4.

@@ -1,11 +1,12 @@
-//! The core of `zstrap-node lease`, without I/O: what to send, what to change, what to say, and when.
+//! Keeps a network, without I/O: what to send, what to change, what to say, and when. The core of `zstrap-node lease`,
+//! and of the renewals while the init fetches.
 //!
 //! In: packets, carriers, what routers say, and the time since the kernel started (CLOCK_BOOTTIME, so that a lease
 //! runs out while the machine sleeps). Out: [`Action`]s. An address is in use until its lease ends, another one takes
 //! its place or a server refuses it; silence alone takes nothing away.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use log::Level;
@@ -20,19 +21,8 @@ const ROUTER: Duration = Duration::from_secs(30);
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// To everyone on the link.
-    Broadcast(Vec<u8>),
-    /// From our address to one server.
-    Unicast {
-        /// Our address.
-        from: Ipv4Addr,
-        /// The server.
-        to: Ipv4Addr,
-        /// The DHCP packet.
-        payload: Vec<u8>,
-    },
-    /// An ARP packet to everyone on the link.
-    Arp(Vec<u8>),
+    /// A packet; never an event.
+    Send(Output),
     /// The link is to be brought from one to the other.
     Change {
         /// What it has. Nothing, when all of it is to be set again.
@@ -54,6 +44,8 @@ pub struct Keeper {
     /// None when DHCPv4 is not followed.
     client: Option<Client>,
     lease: Option<Kept>,
+    /// Why there is none any more.
+    lost: &'static str,
     /// What routers say; none when nothing was heard yet.
     router: Option<Settings>,
     /// Whether that was heard by who kept the network before. It is believed until a router speaks, or a cable was out.
@@ -117,6 +109,7 @@ impl Keeper {
             network,
             client,
             lease,
+            lost: "",
             router_is_inherited: router.is_some(),
             router,
             router_patience: now + ROUTER,
@@ -133,6 +126,18 @@ impl Keeper {
     #[must_use]
     pub fn lease(&self) -> Option<&Kept> {
         self.lease.as_ref()
+    }
+
+    /// Why there is no lease any more.
+    #[must_use]
+    pub fn lost(&self) -> &'static str {
+        self.lost
+    }
+
+    /// Whether the link has learned how it is to be used.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.lease.is_some() || self.router.is_some()
     }
 
     /// The network settings in effect.
@@ -245,18 +250,14 @@ impl Keeper {
     }
 
     fn output(&mut self, output: Output, now: Duration) {
-        let action = match output {
+        match output {
             Output::Event(event) => return self.event(event, now),
-            Output::Broadcast(payload) => {
-                self.note_rebinding();
-                Action::Broadcast(payload)
-            }
-            Output::Unicast { from, to, payload } => Action::Unicast { from, to, payload },
-            Output::Arp(packet) => Action::Arp(packet),
-        };
+            Output::Broadcast(_) => self.note_rebinding(),
+            Output::Unicast { .. } | Output::Arp(_) => {}
+        }
         // Into a link without a carrier nothing can be sent; the client goes on counting its time.
         if self.has_carrier {
-            self.actions.push_back(action);
+            self.actions.push_back(Action::Send(output));
         }
     }
 
@@ -276,14 +277,14 @@ impl Keeper {
             Event::Renewed(lease) => self.leased("renewed", lease, now),
             Event::Refused { server } => {
                 self.warn(format!("refused addr={} server={server}", self.address()));
-                self.lose();
+                self.lose("refused");
             }
             Event::Conflict { address } => {
                 self.warn(format!(
                     "declined addr={} conflict={address}: another machine has it",
                     self.address()
                 ));
-                self.lose();
+                self.lose("conflict");
             }
             Event::Expired => self.expire(),
         }
@@ -302,13 +303,13 @@ impl Keeper {
     fn expire(&mut self) {
         // Its client has begun anew by itself, or was at it already.
         self.warn(format!("expired addr={}", self.address()));
-        self.lose();
+        self.lose("expired");
     }
 
     /// The address must not be used any longer.
-    fn lose(&mut self) {
+    fn lose(&mut self, why: &'static str) {
         self.is_rebinding = false;
-        self.lease = None;
+        (self.lease, self.lost) = (None, why);
         self.refresh();
     }
 
@@ -374,14 +375,13 @@ fn shown(value: Option<impl ToString>) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use zstrap_wire::dhcp4::Route4;
+    use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::sys::fake::{OURS, SERVER, dhcp_answer as answer, lease};
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
-    const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 15);
     const ANOTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 16);
     const DISCOVER: u8 = 1;
     const OFFER: u8 = 2;
@@ -393,24 +393,6 @@ mod tests {
 
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
-    }
-
-    fn lease() -> Lease {
-        let gateway = Some(Ipv4Addr::new(10, 0, 0, 2));
-        Lease {
-            address: OURS,
-            prefix: 24,
-            routes: vec![Route4 { destination: Ipv4Addr::UNSPECIFIED, prefix: 0, gateway }],
-            dns: vec![Ipv4Addr::new(10, 0, 0, 3)],
-            hostname: None,
-            search: Vec::new(),
-            mtu: None,
-            ntp: Vec::new(),
-            server: SERVER,
-            seconds: 20,
-            renew_after: 10,
-            rebind_after: 17,
-        }
     }
 
     fn start(lease: Option<Lease>) -> Start {
@@ -453,7 +435,7 @@ mod tests {
     /// The DHCP packets among them.
     fn packets(actions: &[Action]) -> Vec<&[u8]> {
         let packet = |action| match action {
-            &Action::Broadcast(ref payload) | &Action::Unicast { ref payload, .. } => {
+            &Action::Send(Output::Broadcast(ref payload) | Output::Unicast { ref payload, .. }) => {
                 Some(payload.as_slice())
             }
             _ => None,
@@ -475,21 +457,6 @@ mod tests {
 
     fn kind(packet: &[u8]) -> u8 {
         option(packet, 53).unwrap()[0]
-    }
-
-    /// What a server answers to a packet of ours.
-    fn answer(question: &[u8], kind: u8, server: Ipv4Addr, address: Ipv4Addr, lease_seconds: u32) -> Vec<u8> {
-        let mut packet = question[..240].to_vec();
-        packet[0] = 2;
-        packet[16..20].copy_from_slice(&address.octets());
-        packet
-            .extend_from_slice(&[53, 1, kind, 1, 4, 255, 255, 255, 0, 3, 4, 10, 0, 0, 2, 6, 4, 10, 0, 0, 3]);
-        packet.extend_from_slice(&[51, 4]);
-        packet.extend_from_slice(&lease_seconds.to_be_bytes());
-        packet.extend_from_slice(&[54, 4]);
-        packet.extend_from_slice(&server.octets());
-        packet.push(255);
-        packet
     }
 
     fn acknowledge(keeper: &mut Keeper, actions: &[Action], address: Ipv4Addr, now: u64) -> Vec<Action> {
@@ -515,7 +482,10 @@ mod tests {
         assert_eq!(keeper.wake(), Some(seconds(10)));
         assert_eq!(until(&mut keeper, 0, 9), []);
         let asked = at(&mut keeper, 10);
-        assert!(matches!(asked[..], [Action::Unicast { from: OURS, to: SERVER, .. }]), "{asked:?}");
+        assert!(
+            matches!(asked[..], [Action::Send(Output::Unicast { from: OURS, to: SERVER, .. })]),
+            "{asked:?}"
+        );
         let done = acknowledge(&mut keeper, &asked, OURS, 10);
         assert_eq!(lines(&done), ["renewed addr=10.0.0.15/24 for=20s server=10.0.0.1"]);
         assert_eq!(done.last(), Some(&Action::Publish));
@@ -529,7 +499,7 @@ mod tests {
         until(&mut keeper, 0, 16);
         let asked = until(&mut keeper, 17, 19);
         assert_eq!(lines(&asked), ["rebind addr=10.0.0.15/24 silent=10.0.0.1"]);
-        assert!(asked.iter().any(|action| matches!(action, Action::Broadcast(_))), "{asked:?}");
+        assert!(asked.iter().any(|action| matches!(action, Action::Send(Output::Broadcast(_)))), "{asked:?}");
         let question = packets(&asked).pop().unwrap().to_vec();
         keeper.receive(&answer(&question, ACK, OTHER_SERVER, OURS, 60), seconds(19));
         let done = at(&mut keeper, 19);
@@ -683,6 +653,23 @@ mod tests {
         let asked = at(&mut keeper, 0);
         let done = lease_anew(&mut keeper, &asked, OURS, 1);
         assert_eq!(lines(&done)[0], "obtained addr=10.0.0.15/24 for=20s server=10.0.0.99");
+    }
+
+    #[test]
+    fn a_node_that_booted_without_a_network_was_never_given_one() {
+        let mut keeper = Keeper::new(Start { has_carrier: false, ..start(None) }, Duration::ZERO);
+        assert_eq!(until(&mut keeper, 0, 1000), []);
+        keeper.carrier(true, seconds(1000));
+        let asked = at(&mut keeper, 1000);
+        assert!(!keeper.is_online());
+        let done = lease_anew(&mut keeper, &asked, OURS, 1001);
+        assert!(keeper.is_online());
+        let [(old, new)] = changes(&done)[..] else { panic!("{done:?}") };
+        assert_eq!((old, new.addresses[0].0), (&Settings::default(), OURS.into()));
+        let at_publish = done.iter().position(|action| *action == Action::Publish);
+        assert!(at_publish > done.iter().position(|action| matches!(action, Action::Change { .. })));
+        // From then on it is a lease like any other.
+        assert_eq!(kind(packets(&until(&mut keeper, 1003, 1011))[0]), REQUEST);
     }
 
     fn says(dns: &str) -> Settings {
