@@ -9,8 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use zstrap_qemu_tests::boot::BOUND;
-use zstrap_qemu_tests::dhcp::{DNS, Handle, LEASE_TIME, REQUEST, ROUTER as ROUTER_OPTION, Script};
-use zstrap_qemu_tests::http::{Fault, Rule};
+use zstrap_qemu_tests::dhcp::{DNS, Handle, LEASE_TIME, ROUTER as ROUTER_OPTION, Script};
 use zstrap_qemu_tests::lab::Lab;
 use zstrap_qemu_tests::site::{Scene, Tree};
 use zstrap_qemu_tests::vm::{Reason, Vm};
@@ -144,7 +143,7 @@ fn asks_for_its_address_again_when_the_cable_is_back() -> Result<()> {
 /// The probe's fetches fail until the cable is plugged in, and each counts.
 #[test]
 fn a_node_from_a_stick_gets_its_network_when_the_cable_is_plugged_in() -> Result<()> {
-    let (lab, mut scene, server) = scripted("lease-stick", 60)?;
+    let (lab, mut scene, server) = short_leases("lease-stick", 60)?;
     scene.identity["servers"] = json!(["file:///site"]);
     let medium = scene.site().with_file_name("medium");
     let make = r#"mformat -C -F -T 131072 -i "$1" :: && mcopy -s -i "$1" "$2" ::"#;
