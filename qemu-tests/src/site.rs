@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zstrap_formats::digest::{md5, sha256};
@@ -93,6 +93,16 @@ impl Scene {
     /// The folder of the site.
     pub fn site(&self) -> PathBuf {
         self.folder.path().join("site")
+    }
+
+    /// A stick (FAT) with this site in its folder `site`, as mtools make it.
+    pub fn stick(&self) -> Result<PathBuf> {
+        let medium = self.folder.path().join("stick");
+        let make = r#"mformat -C -F -T 131072 -i "$1" :: && mcopy -s -i "$1" "$2" ::"#;
+        let made = Command::new("sh").args(["-ec", make, "sh"]).arg(&medium).arg(self.site()).output();
+        let made = made.context("running mtools")?;
+        ensure!(made.status.success(), "making a stick: {}", String::from_utf8_lossy(&made.stderr));
+        Ok(medium)
     }
 
     /// A machine that boots with the identity of this scene; its settings may still be changed.

@@ -123,6 +123,13 @@ impl VmBuilder {
         self
     }
 
+    /// Puts a disk with these bytes into the machine, read-only: a stick or a CD. It is `vda`.
+    #[must_use]
+    pub fn medium(self, file: &Path) -> Self {
+        let drive = format!("if=none,id=medium,format=raw,readonly=on,file={}", file.display());
+        self.arguments(&["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"])
+    }
+
     /// Sets the time that its hardware clock has at the start.
     #[must_use]
     pub fn clock(self, time: Timestamp) -> Self {

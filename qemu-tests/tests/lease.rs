@@ -3,10 +3,9 @@
 //! The bundle is the demo's with its service `lease`, which speaks on the console here, and a probe that fetches from
 //! the server every few seconds and says `test: fetched`.
 
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use zstrap_qemu_tests::boot::BOUND;
 use zstrap_qemu_tests::dhcp::{DNS, Handle, LEASE_TIME, ROUTER as ROUTER_OPTION, Script};
@@ -145,13 +144,7 @@ fn asks_for_its_address_again_when_the_cable_is_back() -> Result<()> {
 fn a_node_from_a_stick_gets_its_network_when_the_cable_is_plugged_in() -> Result<()> {
     let (lab, mut scene, server) = short_leases("lease-stick", 60)?;
     scene.identity["servers"] = json!(["file:///site"]);
-    let medium = scene.site().with_file_name("medium");
-    let make = r#"mformat -C -F -T 131072 -i "$1" :: && mcopy -s -i "$1" "$2" ::"#;
-    let made = Command::new("sh").args(["-ec", make, "sh"]).arg(&medium).arg(scene.site()).status();
-    ensure!(made.context("running mtools")?.success(), "the medium was not made");
-    let drive = format!("if=none,id=medium,format=raw,readonly=on,file={}", medium.display());
-    let disk = ["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"];
-    let mut vm = lab.machine(&scene)?.unplugged("nic0").arguments(&disk).start()?;
+    let mut vm = lab.machine(&scene)?.unplugged("nic0").medium(&scene.stick()?).start()?;
     vm.wait_line("] network: online server=file:///site link=none ", BOUND)?;
     let searching = vm.wait_line("lease: searching link=none network=dhcp", BOUND)?;
     vm.wait_line_after(&searching, "test: nothing turn=* own= route= names=0", BOUND)?;

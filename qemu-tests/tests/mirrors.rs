@@ -1,7 +1,7 @@
 //! Several servers of which some are dead, stalled, slow or lying; servers behind a proxy; sites on boot media.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use zstrap_qemu_tests::lab::Lab;
 use zstrap_qemu_tests::proxy::Proxy;
 use zstrap_qemu_tests::site::{Big, Scene, Tree, noise};
 use zstrap_qemu_tests::tls::{Authority, Key};
-use zstrap_qemu_tests::vm::Vm;
+use zstrap_qemu_tests::vm::{Vm, VmBuilder};
 
 /// Longer than any test.
 const FOR_EVER: Duration = Duration::from_secs(600);
@@ -183,45 +183,61 @@ fn boots_over_https_through_a_proxy() -> Result<()> {
     vm.assert_never("] fail:")
 }
 
-/// A scene without network cards, its site in the folder `site` of a medium that this command makes.
-fn boots_from_media(name: &str, make: impl FnOnce(&Scene, &str) -> Command) -> Result<()> {
-    let mut scene = Scene::new(name)?;
-    scene.identity["servers"] = json!(["file:///site"]);
-    let medium: PathBuf = scene.site().with_file_name("medium");
-    let medium = medium.display().to_string();
-    let output = make(&scene, &medium).output()?;
-    ensure!(output.status.success(), "making the medium: {}", String::from_utf8_lossy(&output.stderr));
-    let drive = format!("if=none,id=medium,format=raw,readonly=on,file={medium}");
-    let disk = ["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"];
-    let vm = expect_payload(scene.machine()?.nics(0).arguments(&disk), BOUND)?;
+/// A boot from this medium alone.
+fn boots_from_medium(scene: &Scene, machine: VmBuilder, medium: &Path) -> Result<Vm> {
+    let vm = expect_payload(machine.medium(medium), BOUND)?;
     vm.assert_line("] media: found url=file:///site device=vda ")?;
     vm.assert_line("] network: online server=file:///site ")?;
     vm.assert_line(&format!("payload: tree={}", Tree::small()?.fingerprint()?))?;
     ensure!(scene.server.requests().is_empty(), vm.failed("the network was used"));
     // Nothing of the medium stays mounted.
-    vm.assert_never("payload: mount=/dev/vda")
+    vm.assert_never("payload: mount=/dev/vda")?;
+    Ok(vm)
+}
+
+fn with_site_on_media(name: &str) -> Result<Scene> {
+    let mut scene = Scene::new(name)?;
+    scene.identity["servers"] = json!(["file:///site"]);
+    Ok(scene)
 }
 
 #[test]
 fn boots_from_an_iso_without_any_network() -> Result<()> {
-    boots_from_media("mirrors-iso", |scene, medium| {
-        let mut command = Command::new("bsdtar");
-        command
-            .args(["-cf", medium, "--format=iso9660", "-C"])
-            .arg(scene.site().with_file_name(""))
-            .arg("site");
-        command
-    })
+    let scene = with_site_on_media("mirrors-iso")?;
+    let medium = scene.site().with_file_name("medium");
+    let folder = scene.site().with_file_name("");
+    let mut make = Command::new("bsdtar");
+    make.arg("-cf").arg(&medium).args(["--format=iso9660", "-C"]).arg(folder).arg("site");
+    ensure!(make.status()?.success(), "the medium was not made");
+    boots_from_medium(&scene, scene.machine()?.nics(0), &medium).map(drop)
 }
 
 #[test]
 fn boots_from_a_fat_stick_without_any_network() -> Result<()> {
-    boots_from_media("mirrors-fat", |scene, medium| {
-        let mut command = Command::new("sh");
-        let make = r#"mformat -C -F -T 131072 -i "$1" :: && mcopy -s -i "$1" "$2" ::"#;
-        command.args(["-ec", make, "sh", medium]).arg(scene.site());
-        command
-    })
+    let scene = with_site_on_media("mirrors-fat")?;
+    boots_from_medium(&scene, scene.machine()?.nics(0), &scene.stick()?).map(drop)
+}
+
+/// The boot needs no network, but the programs of the bundle may.
+#[test]
+fn boots_from_a_stick_with_its_static_address() -> Result<()> {
+    let scene = with_site_on_media("mirrors-static")?;
+    let machine = scene.machine()?.append("zstrap.net=addr=10.0.2.77/24,gw=10.0.2.2,dns=10.0.2.3");
+    let vm = boots_from_medium(&scene, machine, &scene.stick()?)?;
+    vm.assert_line("] network: online server=file:///site link=eth0 ")?;
+    for told in ["address=10.0.2.77", "dns=nameserver 10.0.2.3", "route=0.0.0.0/0.0.0.0 via 10.0.2.2 eth0"] {
+        vm.assert_line(&format!("payload: {told}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn boots_from_a_stick_without_a_cable_for_its_static_address() -> Result<()> {
+    let scene = with_site_on_media("mirrors-static-out")?;
+    let machine = scene.machine()?.append("zstrap.net=addr=10.0.2.77/24,gw=10.0.2.2").unplugged("nic0");
+    let vm = boots_from_medium(&scene, machine, &scene.stick()?)?;
+    vm.assert_line("] network: address not set: no carrier on eth0 within 12s")?;
+    vm.assert_line("] network: online server=file:///site link=none ").map(drop)
 }
 
 /// The magic number of SquashFS, and nothing behind it.
@@ -234,9 +250,7 @@ fn says_which_medium_cannot_be_mounted() -> Result<()> {
     let mut bytes = b"hsqs".to_vec();
     bytes.resize(1 << 20, 0);
     std::fs::write(&medium, bytes)?;
-    let drive = format!("if=none,id=medium,format=raw,readonly=on,file={}", medium.display());
-    let disk = ["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"];
-    let vm = expect_payload(scene.machine()?.arguments(&disk), BOUND)?;
+    let vm = expect_payload(scene.machine()?.medium(&medium), BOUND)?;
     vm.assert_line("] media: not mounted device=vda kind=squashfs error=")?;
     ensure!(vm.find_all("] media: not mounted ").len() == 1, vm.failed("it was said more than once"));
     vm.assert_line("] network: no answer server=file:///site *within 10s, not mounted device=vda ")?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use zstrap_formats::cmdline::Cmdline;
 use zstrap_formats::identity::Identity;
-use zstrap_formats::network::{Network, NetworkError};
+use zstrap_formats::network::{Method, Network, NetworkError};
 use zstrap_formats::url::{Scheme, Url};
 use zstrap_wire::dhcp4::Lease;
 
@@ -32,6 +32,10 @@ use crate::net::settings::{Autoconfigured, Settings, addresses_text, gateway_tex
 use crate::net::v6;
 use crate::servers::Servers;
 use crate::sys::System;
+
+/// How long a node that boots from media waits for the link that has fixed addresses: as long as a hint does, and a
+/// little.
+const FIXED: Duration = Duration::from_secs(12);
 
 /// How long each attempt may take until it ends; the last holds for all that follow. A switch port may forward
 /// nothing for its first minute.
@@ -274,13 +278,42 @@ fn on_media(
         modules.load_for_hardware();
     });
     let server = answer.map_err(|nobody| nobody.reasons)?;
-    let hostname = network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
-    if let Err(error) = name_machine(system, &hostname, &Settings::default(), "") {
-        log::warn!(target: "network", "without a name: {error}");
-    }
-    log::info!(target: "network", "online server={server} link=none after={:.3}s", started.elapsed().as_secs_f64());
-    let connection = Connection { via: None, network: network.clone(), server, hostname };
+    let (via, hostname) = match fixed_link(system, machine, identity, network, started) {
+        Some((via, hostname)) => (Some(via), hostname),
+        None => {
+            let hostname = network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
+            if let Err(error) = name_machine(system, &hostname, &Settings::default(), "") {
+                log::warn!(target: "network", "without a name: {error}");
+            }
+            (None, hostname)
+        }
+    };
+    let (link, after) = (via.as_ref().map_or("none", |via| &via.link.name), started.elapsed().as_secs_f64());
+    log::info!(target: "network", "online server={server} link={link} after={after:.3}s");
+    let connection = Connection { via, network: network.clone(), server, hostname };
     Ok(Online { servers, connection, renewal: None })
+}
+
+/// Addresses of the settings are set even where the boot needs none: the programs of the bundle may. The link's name and
+/// that of the machine, or none where the settings have no address, or no link to set it on.
+fn fixed_link(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    network: &Network,
+    started: Instant,
+) -> Option<(Via, String)> {
+    let Method::Static { .. } = network.method else { return None };
+    let plan = Plan::new(network.clone(), &machine.cmdline);
+    let found = Search::begin(&mut machine.modules, &plan, false, FIXED).and_then(|mut search| {
+        let candidate = search.next_candidate()?;
+        candidate.ok_or_else(|| search.why_not())
+    });
+    let candidate = found.map_err(|why| log::warn!(target: "network", "address not set: {why}")).ok()?;
+    let attempt = Attempt { system, identity, network, candidate: &candidate, started };
+    let (hostname, via) = (attempt.configure().ok()?, attempt.via());
+    machine.connected = Some((candidate.link, candidate.settings));
+    Some((via, hostname))
 }
 
 /// Looks for a link through which a server answers.
@@ -362,13 +395,7 @@ impl Attempt<'_> {
     /// node from the next.
     fn run(&self, servers: Servers, clock: &mut Clock) -> Result<Online, Vec<String>> {
         let Candidate { link, settings, .. } = self.candidate;
-        let hostname = match self.configure() {
-            Ok(hostname) => hostname,
-            Err(error) => {
-                log::warn!(target: "network", "not usable link={} {error}", link.name);
-                return Err(vec![format!("{}: {error}", link.name)]);
-            }
-        };
+        let hostname = self.configure().map_err(|error| vec![format!("{}: {error}", link.name)])?;
         if settings.dns.is_empty() && needs_dns(self.identity) {
             return Err(vec![format!("{}: no name server, and servers are known by name only", link.name)]);
         }
@@ -393,6 +420,11 @@ impl Attempt<'_> {
 
     /// Gives the link its settings, and the machine its name and name servers.
     fn configure(&self) -> io::Result<String> {
+        let name = &self.candidate.link.name;
+        self.put().inspect_err(|error| log::warn!(target: "network", "not usable link={name} {error}"))
+    }
+
+    fn put(&self) -> io::Result<String> {
         let Candidate { link, settings, .. } = self.candidate;
         apply::put(link.index, settings)?;
         // 64 bytes is what the kernel takes.

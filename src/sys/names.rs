@@ -2,14 +2,13 @@
 //!
 //! In: the host of a URL, and how long to wait. Out: its addresses. The resolver of libc asks for both families at
 //! once, and musl's takes a refusal of one for the failure of both, after 5 s: a name server that knows IPv4 only, and
-//! says so by refusing, would keep a node from its server. So each family is then asked for alone, in what is left of
-//! the time. Failure: the name has no address, or nobody says in time.
+//! says so by refusing, would keep a node from its server. So each family is soon asked for alone, too. Failure: the name has no address, or nobody says in time.
 
 use std::ffi::CString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::ptr;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,10 @@ use ureq::unversioned::transport::NextTimeout;
 /// More addresses of one name than anyone tries, and no more than the HTTP library takes.
 const MAX_ADDRESSES: usize = 16;
 
-/// Asks for both families at once; if that fails in time, for each alone.
+/// How long the answer for both families is waited for before each is asked for alone, too.
+const BOTH: Duration = Duration::from_millis(250);
+
+/// Asks for both families at once; unless that is soon answered, for each alone. The first answer with an address counts.
 #[derive(Debug)]
 pub struct EachFamily;
 
@@ -69,40 +71,30 @@ fn look_up(place: &str, within: Duration, ask: Ask) -> Result<Vec<SocketAddr>, N
     if let Ok(address) = place.parse() {
         return Ok(vec![address]);
     }
-    let begun = Instant::now();
-    first_of(&[Family::Any], place, within, ask).or_else(|none| match none {
-        NoAddress::Failed(error) => {
-            let left = within.saturating_sub(begun.elapsed());
-            // What was said at first tells more than that there was no time to ask again.
-            first_of(&[Family::V4, Family::V6], place, left, ask).map_err(|_| NoAddress::Failed(error))
-        }
-        NoAddress::Late => Err(none),
-    })
-}
-
-/// Asks for these at the same time, so that one that is refused does not use up the time of the other; the first that
-/// is found counts.
-fn first_of(
-    families: &[Family],
-    place: &str,
-    within: Duration,
-    ask: Ask,
-) -> Result<Vec<SocketAddr>, NoAddress> {
     let (begun, (sender, answers)) = (Instant::now(), mpsc::channel());
-    for &family in families {
+    let ask_for = |family| {
         let (place, sender) = (place.to_owned(), sender.clone());
         // Not waited for beyond its time: getaddrinfo(3) cannot be interrupted. It ends as resolv.conf(5) says.
         let spawned = thread::Builder::new().spawn(move || sender.send(ask(&place, family)));
-        drop(spawned.map_err(NoAddress::Failed)?);
+        spawned.map(drop).map_err(NoAddress::Failed)
+    };
+    ask_for(Family::Any)?;
+    // What was said at first tells more than what is said later, or that there was no time.
+    let mut failure = None;
+    match answers.recv_timeout(within.min(BOTH)) {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(error)) => failure = Some(error),
+        Err(_) => {}
     }
+    // At the same time, so that one that is refused does not use up the time of the other.
+    ask_for(Family::V4)?;
+    ask_for(Family::V6)?;
     drop(sender);
-    let mut failure = io::ErrorKind::NotFound.into();
     loop {
         match answers.recv_timeout(within.saturating_sub(begun.elapsed())) {
             Ok(Ok(found)) => return Ok(found),
-            Ok(Err(error)) => failure = error,
-            Err(RecvTimeoutError::Timeout) => return Err(NoAddress::Late),
-            Err(RecvTimeoutError::Disconnected) => return Err(NoAddress::Failed(failure)),
+            Ok(Err(error)) => drop(failure.get_or_insert(error)),
+            Err(_) => return Err(failure.map_or(NoAddress::Late, NoAddress::Failed)),
         }
     }
 }
@@ -224,6 +216,14 @@ mod tests {
     }
 
     #[test]
+    fn each_connection_waited_until_musl_gave_up_a_family_that_was_refused() {
+        let ask: Ask = |_, family| if family == Family::V4 { Ok(one("192.0.2.1:80")) } else { hang() };
+        let begun = Instant::now();
+        assert_eq!(look_up("boot.test:80", HANG, ask).expect("IPv4"), one("192.0.2.1:80"));
+        assert!(begun.elapsed() < HANG / 10);
+    }
+
+    #[test]
     fn a_second_look_up_went_on_beyond_the_time_of_both() {
         let ask: Ask = |_, family| if family == Family::Any { only_after(SOON / 3) } else { hang() };
         let begun = Instant::now();
@@ -233,8 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_up_that_came_too_late_was_begun_anew() {
-        let ask: Ask = |_, family| if family == Family::Any { hang() } else { Ok(one("192.0.2.1:80")) };
-        assert!(matches!(look_up("boot.test:80", SOON, ask), Err(NoAddress::Late)));
+    fn nobody_said_anything_in_time() {
+        assert!(matches!(look_up("boot.test:80", SOON, |_, _| hang()), Err(NoAddress::Late)));
     }
 }
