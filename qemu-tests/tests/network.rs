@@ -368,12 +368,13 @@ fn boots_through_the_last_of_three_routers_of_ipv6() -> Result<()> {
     vm.assert_never("] fail:")
 }
 
-/// A lease that leads nowhere, and the server in the network of a router on the other link.
-#[test]
-fn leaves_a_link_with_a_lease_although_the_other_has_ipv6() -> Result<()> {
+/// A lease that leads nowhere, and the server in the network of a router on the other link, whose dnsmasq has these
+/// options too.
+fn leaves_a_link_for_the_router_of_the_other(name: &str, options: &[&str]) -> Result<()> {
     let lab = Lab::new()?;
-    let scene = Scene::at("network-ipv6-beside", lab.place6())?;
-    let _dnsmasq = lab.dnsmasq(&["--enable-ra", "--dhcp-range=fd00:77::,ra-only,64"])?;
+    let scene = Scene::at(name, lab.place6())?;
+    let options = [&["--enable-ra", "--dhcp-range=fd00:77::,ra-only,64"], options].concat();
+    let _dnsmasq = lab.dnsmasq(&options)?;
     let (near, _) = elsewhere(Script::new(3, 90).late(Duration::from_secs(2)))?;
     let machine = scene.machine()?.nics(0).wire(&near)?.wire(&lab.segment)?;
     let vm = expect_payload(machine.append("zstrap.link=eth0"), BOUND)?;
@@ -381,7 +382,20 @@ fn leaves_a_link_with_a_lease_although_the_other_has_ipv6() -> Result<()> {
     let left = vm.assert_line("] network: left link=eth0 why=no-server")?;
     let online = vm.assert_line("] network: online server=*link=eth1 ")?;
     ensure!(tried.index < left.index && left.index < online.index, vm.failed("in another order"));
+    vm.assert_never("] network: left link=eth1 ")?;
     vm.assert_never("] fail:")
+}
+
+#[test]
+fn leaves_a_link_with_a_lease_although_the_other_has_ipv6() -> Result<()> {
+    leaves_a_link_for_the_router_of_the_other("network-ipv6-beside", &[])
+}
+
+/// The router names nothing that the lease does not, so a trial with the lease alone was taken for one with both.
+#[test]
+fn leaves_a_link_with_a_lease_although_the_other_has_a_lease_and_ipv6() -> Result<()> {
+    let lease = "--dhcp-range=10.77.0.50,10.77.0.60,120";
+    leaves_a_link_for_the_router_of_the_other("network-ipv6-and-lease", &[lease])
 }
 
 /// Addresses by stateful DHCPv6 alone.

@@ -311,7 +311,11 @@ fn fixed_link(
     });
     let candidate = found.map_err(|why| log::warn!(target: "network", "address not set: {why}")).ok()?;
     let attempt = Attempt { system, identity, network, candidate: &candidate, started };
-    let (hostname, via) = (attempt.configure().ok()?, attempt.via());
+    let Ok(hostname) = attempt.configure() else {
+        leave(&candidate.link, &candidate.settings, "not-usable");
+        return None;
+    };
+    let via = attempt.via();
     machine.connected = Some((candidate.link, candidate.settings));
     Some((via, hostname))
 }

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Plan`]. Out: [`Candidate`]s, each a link with settings that may lead to a server, in the order in which
 //! they came. DHCPv4 and router advertisements run side by side; whatever a link learns later makes it a candidate
-//! once more, with all that is known by then. While one is tried, the others have no IPv6: the kernel takes the routes
+//! once more, with all that is known by then. While one is tried, the others hear no router: the kernel takes the routes
 //! of every router, and an answer through another link would be taken for one through this.
 
 use std::collections::BTreeMap;
@@ -82,10 +82,19 @@ struct Watch {
     lease: Option<Lease>,
     obtained: Duration,
     router: Option<Settings>,
-    /// Since when it has no IPv6 because another link is tried.
+    /// Since when it hears no router because another link is tried.
     hushed: Option<Duration>,
-    tried: Option<Settings>,
+    /// A router was heard before that, and not again yet.
+    is_router_missed: bool,
+    tried: Option<Tried>,
     refusals: u32,
+}
+
+/// With what a link was tried.
+#[derive(PartialEq, Eq)]
+struct Tried {
+    lease: Option<Settings>,
+    router: Option<Settings>,
 }
 
 impl<'a> Search<'a> {
@@ -148,7 +157,7 @@ impl<'a> Search<'a> {
     /// the others.
     pub fn refused(&mut self, link: &Link) {
         let soon = self.started.elapsed() + AFTER_REFUSAL;
-        let is_awaited = self.links.values().any(|watch| watch.has_carrier && watch.tried.is_none());
+        let is_awaited = self.links.values().any(Watch::is_awaited);
         let Some(watch) = self.links.get_mut(&link.index) else { return };
         watch.refusals += 1;
         // A link that changes its mind again and again does not make the search endless.
@@ -165,7 +174,9 @@ impl<'a> Search<'a> {
         if !self.plan.listens_to_routers() {
             return;
         }
-        self.links.values_mut().filter(|watch| watch.link.index != link.index).for_each(Watch::leave_routers);
+        // Those that were hushed for its trial have been left.
+        let others = |watch: &&mut Watch| watch.link.index != link.index && watch.hushed.is_none();
+        self.links.values_mut().filter(others).for_each(Watch::leave_routers);
     }
 
     /// Whether another machine has the lease's address, which may turn out only while it is in use. The lease is
@@ -180,14 +191,21 @@ impl<'a> Search<'a> {
 
     fn candidate(&mut self, now: Duration) -> Option<Candidate> {
         let (network, plan) = (self.plan.network(), self.plan);
-        let hint_was_tried =
-            self.links.values().any(|watch| watch.tried.is_some() && !plan.prefers_another(&watch.link));
-        let is_open = now >= HEAD_START || hint_was_tried;
+        let is_open = self.is_open(now);
         if !is_open {
             self.say_what_hint_costs(now);
         }
         let waits = |link: &Link| !is_open && plan.prefers_another(link);
-        self.links.values_mut().filter(|watch| !waits(&watch.link)).find_map(|watch| watch.candidate(network))
+        self.links
+            .values_mut()
+            .filter(|watch| !waits(&watch.link))
+            .find_map(|watch| watch.candidate(network, now))
+    }
+
+    /// Whether a hint keeps no other link waiting: it never came, or led nowhere.
+    fn is_open(&self, now: Duration) -> bool {
+        let is_hinted = |watch: &Watch| !self.plan.prefers_another(&watch.link);
+        now >= HEAD_START || self.links.values().any(|watch| watch.tried.is_some() && is_hinted(watch))
     }
 
     /// Once, and only when it costs something.
@@ -258,7 +276,7 @@ impl<'a> Search<'a> {
     /// A wait is never silent: somebody may stand before the screen.
     fn say_what_is_missing(&mut self, now: Duration) {
         // While a hint is waited for, that was said, and the others may lack nothing.
-        if now < self.next_word || self.hint_is_said && now < HEAD_START {
+        if now < self.next_word || self.hint_is_said && !self.is_open(now) {
             return;
         }
         self.silence = (self.silence * 2).min(LONGEST_SILENCE);
@@ -327,6 +345,7 @@ impl Watch {
             obtained: Duration::ZERO,
             router: None,
             hushed: None,
+            is_router_missed: false,
             tried: None,
             refusals: 0,
         }
@@ -338,7 +357,7 @@ impl Watch {
         let name = &self.link.name;
         log::debug!(target: "network", "carrier link={name} mac={}", self.link.mac_text());
         self.since = now;
-        self.tried = None;
+        (self.tried, self.is_router_missed) = (None, false);
         if matches!(method, Method::Auto { v4: true, .. }) {
             self.lease = None;
             self.dhcp = begun(name, "DHCP", Dhcp::begin(&self.link, now));
@@ -350,7 +369,7 @@ impl Watch {
     fn hush(&mut self, now: Duration) {
         if let Some(v6) = self.v6.take() {
             v6.leave();
-            self.hushed = Some(now);
+            (self.hushed, self.is_router_missed) = (Some(now), self.router.take().is_some());
         }
     }
 
@@ -358,8 +377,9 @@ impl Watch {
     /// the trial does not count.
     fn resume(&mut self, now: Duration) {
         let Some(hushed) = self.hushed.take() else { return };
-        self.since = if self.router.take().is_some() { now } else { self.since + now.saturating_sub(hushed) };
+        self.since = if self.is_router_missed { now } else { self.since + now.saturating_sub(hushed) };
         self.v6 = begun(&self.link.name, "IPv6", V6::begin(&self.link, now));
+        self.is_router_missed &= self.v6.is_some();
     }
 
     fn leave_routers(&mut self) {
@@ -367,7 +387,7 @@ impl Watch {
             Some(v6) => v6.leave(),
             None => v6::forbid(&self.link),
         }
-        self.router = None;
+        (self.router, self.is_router_missed) = (None, false);
     }
 
     /// Sends what it is time for and takes what has come.
@@ -392,6 +412,7 @@ impl Watch {
         if let Some(v6) = &mut self.v6 {
             v6.receive(now);
             self.router = v6.ready(now);
+            self.is_router_missed &= self.router.is_none();
         }
     }
 
@@ -407,18 +428,33 @@ impl Watch {
         self.has_carrier && (is_static || self.lease.is_some() || self.router.is_some())
     }
 
-    /// All that is known of this link, unless it was tried like that already.
-    fn candidate(&mut self, network: &Network) -> Option<Candidate> {
-        if !self.can_be_tried(network) {
+    /// Whether it would be given up too early: there is somebody at the other end, and it was not tried with all that
+    /// it knew.
+    fn is_awaited(&self) -> bool {
+        self.has_carrier && (self.tried.is_none() || self.is_router_missed)
+    }
+
+    fn leased(&self) -> Option<Settings> {
+        self.lease.as_ref().map(Settings::of_lease)
+    }
+
+    /// Whether it was tried with all that is known now, and perhaps more.
+    fn was_tried(&self) -> bool {
+        self.tried.as_ref().is_some_and(|Tried { lease, router }| {
+            *lease == self.leased() && (self.router.is_none() || *router == self.router)
+        })
+    }
+
+    /// All that is known of this link, unless it was tried like that already, or will soon know again what it did.
+    fn candidate(&mut self, network: &Network, now: Duration) -> Option<Candidate> {
+        let waits = self.is_router_missed && now < self.since + ROUTER;
+        if waits || !self.can_be_tried(network) || self.was_tried() {
             return None;
         }
-        let lease = self.lease.as_ref().map(Settings::of_lease).unwrap_or_default();
-        let learned = lease.merged_with(self.router.clone().unwrap_or_default());
+        let lease = self.leased();
+        self.tried = Some(Tried { lease: lease.clone(), router: self.router.clone() });
+        let learned = lease.unwrap_or_default().merged_with(self.router.clone().unwrap_or_default());
         let settings = learned.merged_with(Settings::of_network(network)).with_wishes_of(network);
-        if self.tried.as_ref() == Some(&settings) {
-            return None;
-        }
-        self.tried = Some(settings.clone());
         let made = self.router.as_ref().and(self.v6.as_ref()).and_then(V6::made);
         let (link, lease) = (self.link.clone(), self.lease.clone());
         Some(Candidate { link, settings, lease, obtained: self.obtained, made })
@@ -465,7 +501,10 @@ fn begun<T>(link: &str, what: &str, result: std::io::Result<T>) -> Option<T> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::sys::fake;
     use zstrap_formats::cmdline::Cmdline;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     const STATIC: &str = "addr=192.0.2.7/24";
 
@@ -514,17 +553,22 @@ mod tests {
         assert_eq!(why_not(STATIC, true), "no server on eth0 within 5s");
     }
 
-    const SECOND: Duration = Duration::from_secs(1);
+    /// A link that does not exist, and has a lease.
+    fn leased() -> Watch {
+        Watch { lease: Some(fake::lease()), since: SECOND, ..watch("zstrap-none", true) }
+    }
 
-    /// A link that does not exist, whose IPv6 was taken after three seconds.
-    fn hushed() -> Watch {
-        let link = Link { name: "zstrap-none".to_owned(), index: u32::MAX, mac: [2; 6], has_master: false };
-        Watch { has_carrier: true, since: SECOND, hushed: Some(3 * SECOND), ..Watch::new(link) }
+    fn router() -> Option<Settings> {
+        Some(Settings::default())
+    }
+
+    fn candidate(watch: &mut Watch, seconds: u64) -> Option<Candidate> {
+        watch.candidate(&Network::default(), Duration::from_secs(seconds))
     }
 
     #[test]
     fn the_trial_of_another_link_took_the_time_that_routers_have_to_speak() {
-        let mut watch = hushed();
+        let mut watch = Watch { hushed: Some(3 * SECOND), ..leased() };
         watch.resume(30 * SECOND);
         assert_eq!((watch.since, watch.hushed), (28 * SECOND, None));
         watch.resume(40 * SECOND);
@@ -532,16 +576,33 @@ mod tests {
     }
 
     #[test]
-    fn a_router_that_was_heard_before_a_trial_counts_when_it_is_heard_again() {
-        let mut watch = Watch { router: Some(Settings::default()), ..hushed() };
+    fn a_router_that_was_heard_before_a_trial_has_its_time_anew() {
+        let mut watch = Watch { hushed: Some(3 * SECOND), is_router_missed: true, ..leased() };
+        assert!(watch.is_awaited());
         watch.resume(30 * SECOND);
-        assert_eq!((watch.since, watch.router), (30 * SECOND, None));
+        assert_eq!(watch.since, 30 * SECOND);
+        // This link has no IPv6, so nothing is waited for.
+        assert!(!watch.is_router_missed && candidate(&mut watch, 30).is_some());
     }
 
     #[test]
-    fn a_link_without_ipv6_is_not_given_any_after_a_trial() {
-        let mut watch = Watch { hushed: None, ..hushed() };
-        watch.hush(3 * SECOND);
-        assert_eq!(watch.hushed, None);
+    fn a_lease_was_tried_without_the_router_that_had_been_heard_before() {
+        let missing = || Watch { is_router_missed: true, ..leased() };
+        assert!(candidate(&mut missing(), 5).is_none());
+        assert!(candidate(&mut missing(), 6).is_some());
+        assert!(candidate(&mut Watch { router: router(), ..leased() }, 5).is_some());
+    }
+
+    #[test]
+    fn a_router_without_names_was_no_reason_to_try_a_link_again() {
+        let mut watch = leased();
+        assert!(candidate(&mut watch, 5).is_some() && candidate(&mut watch, 5).is_none());
+        watch.router = router();
+        assert!(candidate(&mut watch, 5).is_some() && candidate(&mut watch, 5).is_none());
+        // Refused with both: with less than that it would be refused again.
+        watch.router = None;
+        assert!(candidate(&mut watch, 5).is_none());
+        watch.lease = Some(Lease { address: [10, 0, 0, 99].into(), ..fake::lease() });
+        assert!(candidate(&mut watch, 5).is_some());
     }
 }
