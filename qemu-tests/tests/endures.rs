@@ -60,20 +60,6 @@ fn says_that_nobody_leases_addresses() -> Result<()> {
     vm.assert_line("] fail: because: no DHCP lease*on eth0 within ").map(drop)
 }
 
-/// A name server without others behind it refuses to say whether there is an IPv6 address, too (dnsmasq from 2.86 on). The
-/// resolver waits five seconds for a better answer, at each connection.
-#[test]
-fn boots_by_name_although_the_name_server_refuses_to_look_for_ipv6() -> Result<()> {
-    let lab = Lab::new()?;
-    let scene = Scene::at("endures-refused-dns", lab.place().named("boot.test"))?;
-    let options =
-        ["--port=53", "--host-record=boot.test,10.77.0.1", "--dhcp-range=10.77.0.50,10.77.0.60,120"];
-    let _dnsmasq = lab.dnsmasq(&options)?;
-    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
-    vm.assert_line("] network: online server=http://boot.test:*link=eth0 ")?;
-    vm.assert_never("] fail:")
-}
-
 /// What a lease is good for here.
 const LEASE: Duration = Duration::from_secs(20);
 

@@ -391,7 +391,7 @@ fn leaves_a_link_with_a_lease_although_the_other_has_ipv6() -> Result<()> {
     leaves_a_link_for_the_router_of_the_other("network-ipv6-beside", &[])
 }
 
-/// The router names nothing that the lease does not, so a trial with the lease alone was taken for one with both.
+/// The router names nothing that the lease does not: a trial with the lease alone must not be taken for one with both.
 #[test]
 fn leaves_a_link_with_a_lease_although_the_other_has_a_lease_and_ipv6() -> Result<()> {
     let lease = "--dhcp-range=10.77.0.50,10.77.0.60,120";
@@ -408,4 +408,21 @@ fn says_that_a_router_sends_it_to_what_it_does_not_speak() -> Result<()> {
     vm.wait_line("] network: no address from this router link=eth0 router=fe80::*: DHCPv6 for ", BOUND)?;
     vm.wait_line("] network: waiting at-most=*on eth0 within ", BOUND)?;
     vm.assert_never("] network: auto6 ")
+}
+
+/// A name server without others behind it refuses to say whether there is an IPv6 address, too (dnsmasq from 2.86 on), and
+/// the resolver of libc waits five seconds for a better answer.
+#[test]
+fn boots_by_name_although_the_name_server_refuses_to_look_for_ipv6() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-refused-dns", lab.place().named("boot.test"))?;
+    let options =
+        ["--port=53", "--host-record=boot.test,10.77.0.1", "--dhcp-range=10.77.0.50,10.77.0.60,120"];
+    let _dnsmasq = lab.dnsmasq(&options)?;
+    let vm = expect_payload(lab.machine(&scene)?, BOUND)?;
+    let online = vm.assert_line("] network: online server=http://boot.test:*link=eth0 ")?;
+    // Config, list and fetch have connections of their own, which waited forty seconds together.
+    let done = vm.assert_line("] handoff: exec ")?;
+    ensure!(done.at - online.at < Duration::from_secs(20), vm.failed("each connection waited"));
+    vm.assert_never("] fail:")
 }
