@@ -51,8 +51,8 @@ clippy: ## Lints, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: arm64
-arm64: ## The init compiles for arm64 as well
-	cargo check --profile init --target aarch64-unknown-linux-musl -p zstrap-init
+arm64: ## The init is compiled and linked for arm64 as well
+	cargo build --profile init --target aarch64-unknown-linux-musl -p zstrap-init
 
 .PHONY: deny
 deny: ## Licences, duplicates and sources of dependencies

@@ -9,7 +9,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,9 @@ const NO_MEDIA: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "fd"];
 /// What every site has.
 const CONFIGS: &str = "configs";
 
-/// What could not be mounted, in words: devices are looked at again and again, for each URL and through each link.
-static REFUSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// What was said of media that could not be mounted: devices are looked at again and again, for each URL and through
+/// each link.
+static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Loads the drivers of file systems that media may have. The hardware's own come by the way of all hardware.
 pub fn load_modules(modules: &mut Modules) {
@@ -99,28 +100,30 @@ impl Media {
             return Ok(folder);
         }
         loop {
+            // Of the last look only: what could not be mounted before may have been by now, or is gone.
+            let mut refused = Vec::new();
             for device in devices() {
-                let Some(folder) = self.look_at(&device) else { continue };
+                let Some(folder) = self.look_at(&device, &mut refused) else { continue };
                 let after = started.elapsed().as_secs_f64();
                 log::info!(target: "media", "found url={} device={device} after={after:.3}s", self.url);
                 return Ok(folder);
             }
             if started.elapsed() >= wait {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, nothing_found()));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, nothing_found(&refused)));
             }
             thread::sleep(LOOK);
         }
     }
 
     /// The folder on a device, if it has a file system of media with a site there. What was mounted and has none
-    /// is unmounted by being dropped.
-    fn look_at(&self, device: &str) -> Option<OwnedFd> {
+    /// is unmounted by being dropped; what could not be is `refused`.
+    fn look_at(&self, device: &str, refused: &mut Vec<String>) -> Option<OwnedFd> {
         let path = format!("/dev/{device}");
         let kind = File::open(&path).and_then(kind_of).ok()??;
         let mount = match mount_unattached(kind, &path) {
             Ok(mount) => mount,
             Err(error) => {
-                say_refused(device, kind, &error);
+                refused.push(refusal(device, kind, &error));
                 return None;
             }
         };
@@ -128,29 +131,32 @@ impl Media {
     }
 }
 
-/// Says once that a file system cannot be mounted. Whether this is news.
-fn say_refused(device: &str, kind: &str, error: &io::Error) -> bool {
+/// That a file system cannot be mounted, in words, which are logged once.
+fn refusal(device: &str, kind: &str, error: &io::Error) -> String {
     // What the kernel calls "No such device" is here a kind of file system that it does not know.
     let is_unknown = Errno::from_io_error(error) == Some(Errno::NODEV);
     let why = if is_unknown { "no driver in the kernel".to_owned() } else { error.to_string() };
     let text = format!("not mounted device={device} kind={kind} error={why}");
-    let mut refused = refused();
-    let is_new = !refused.contains(&text);
-    if is_new {
+    if is_news(&text) {
         log::warn!(target: "media", "{text}");
-        refused.push(text);
     }
-    is_new
+    text
 }
 
-fn refused() -> MutexGuard<'static, Vec<String>> {
-    REFUSED.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether this was not said before.
+fn is_news(text: &str) -> bool {
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_news = !said.iter().any(|old| old == text);
+    if is_news {
+        said.push(text.to_owned());
+    }
+    is_news
 }
 
 /// What was looked for, and what might have had it.
-fn nothing_found() -> String {
+fn nothing_found(refused: &[String]) -> String {
     let mut text = format!("no medium with a site in this folder within {}s", WAIT.as_secs());
-    for refused in refused().iter() {
+    for refused in refused {
         text = text + ", " + refused;
     }
     text
@@ -304,14 +310,14 @@ mod tests {
         run("mksquashfs", &[folder, image, "-noappend", "-quiet", "-no-progress"]);
         let device = run("losetup", &["-f", "--show", image]);
         let media = Media::new(&"file:///site".parse().unwrap());
-        let found = media.look_at(device.trim_start_matches("/dev/")).unwrap();
+        let found = media.look_at(device.trim_start_matches("/dev/"), &mut Vec::new()).unwrap();
         assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(&device));
         *media.folder.lock().unwrap() = Folder::Found(found);
         assert_eq!(media.get("configs/demo/latest", 64).unwrap(), b"7\n");
         assert!(media.get("outside", 100).is_err());
         assert!(
             Media::new(&"file:///other".parse().unwrap())
-                .look_at(device.trim_start_matches("/dev/"))
+                .look_at(device.trim_start_matches("/dev/"), &mut Vec::new())
                 .is_none()
         );
         drop(media);
@@ -322,13 +328,22 @@ mod tests {
     #[test]
     fn media_that_cannot_be_mounted_were_passed_over_without_a_word() {
         let (unknown, damaged) = (io::Error::from(Errno::NODEV), io::Error::from(Errno::INVAL));
-        assert!(say_refused("sdy", "erofs", &unknown));
-        assert!(!say_refused("sdy", "erofs", &unknown));
         // Another stick in the same socket.
-        assert!(say_refused("sdy", "vfat", &damaged));
-        let text = nothing_found();
+        let refused = [refusal("sdy", "erofs", &unknown), refusal("sdy", "vfat", &damaged)];
+        assert!(!is_news(&refused[0]) && !is_news(&refused[1]) && is_news("of another device"));
+        let text = nothing_found(&refused);
         assert!(text.contains(", not mounted device=sdy kind=erofs error=no driver in the kernel"), "{text}");
         assert!(text.contains(", not mounted device=sdy kind=vfat error=Invalid argument"), "{text}");
+    }
+
+    #[test]
+    fn what_could_not_be_mounted_once_stayed_a_cause_for_ever() {
+        // Mounted a moment later, or unplugged: the next look does not find it any more.
+        let gone = refusal("sdx-no-such-device", "vfat", &io::Error::from(Errno::IO));
+        let media = Media::new(&"file:///no/such/site".parse().unwrap());
+        let text = media.find(Duration::ZERO).unwrap_err().to_string();
+        assert!(text.starts_with("no medium with a site in this folder within "), "{text}");
+        assert!(!text.contains(&gone), "{text}");
     }
 
     #[test]

@@ -474,7 +474,8 @@ impl Servers {
         self.mirrors.iter().filter(|mirror| mirror.bytes.load(Ordering::Relaxed) > 0)
     }
 
-    /// Says what each of several servers has brought; why one has brought nothing was said when it was left.
+    /// Says what each of several servers has brought through this network, and how fast they were in this boot. One that
+    /// has brought nothing was not needed, or it was said why it was left.
     pub fn log_brought(&self) {
         if self.mirrors.len() < 2 {
             return;

@@ -41,8 +41,8 @@ pub enum IdentityError {
     /// A pin by one hash only.
     #[error("identity pins its config by one hash, expected md5 and sha256 or neither")]
     HalfPin,
-    /// A certificate that is none.
-    #[error("identity field ca: expected PEM certificates")]
+    /// A certificate that is none, or a section of PEM that is another thing: an identity is public.
+    #[error("identity field ca: expected PEM certificates and nothing else")]
     Ca,
     /// A proxy that is not spoken to over HTTP.
     #[error("identity field proxy: expected an http URL")]
@@ -255,9 +255,10 @@ impl TryFrom<RawIdentity> for Identity {
 
 /// The certificates themselves are read by the TLS library; here only their frame is checked.
 fn check_ca(pem: String) -> Result<String, IdentityError> {
-    let begin = pem.matches("-----BEGIN CERTIFICATE-----").count();
+    let begin = pem.matches("-----BEGIN ").count();
+    let certificates = pem.matches("-----BEGIN CERTIFICATE-----").count();
     let end = pem.matches("-----END CERTIFICATE-----").count();
-    if begin == 0 || begin != end { Err(IdentityError::Ca) } else { Ok(pem) }
+    if begin == 0 || [certificates, end] != [begin; 2] { Err(IdentityError::Ca) } else { Ok(pem) }
 }
 
 fn check_proxy(text: &str) -> Result<Url, IdentityError> {
@@ -339,6 +340,10 @@ mod tests {
         assert!(matches!(with("servers", json!(["ftp://x"])), Err(IdentityError::Url(_))));
         assert!(matches!(with("build_time", json!("now")), Err(IdentityError::Time(_))));
         assert_eq!(with("ca", json!("x")).unwrap_err(), IdentityError::Ca);
+        let section = |label| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+        let (certificate, key) = (section("CERTIFICATE"), section("PRIVATE KEY"));
+        assert!(with("ca", json!(certificate.repeat(2))).is_ok());
+        assert_eq!(with("ca", json!(key + &certificate)).unwrap_err(), IdentityError::Ca);
         assert_eq!(with("proxy", json!("https://p")).unwrap_err(), IdentityError::Proxy);
     }
 }

@@ -25,7 +25,7 @@ use zstrap_wire::httpdate;
 
 use super::{Told, since_1970};
 use crate::fail::Chain;
-use crate::http;
+use crate::http::{self, BadCertificate};
 
 /// How long the others get once a server has told a time.
 const OTHERS: Duration = Duration::from_secs(1);
@@ -45,8 +45,17 @@ enum DateError {
     Proxy(String),
     #[error("no date in its answer")]
     NoDate,
-    #[error("certificate is not good at its date {date}")]
-    Chain { date: Timestamp, source: rustls::Error },
+    #[error("certificate is not good with the clock at its date {date}")]
+    Chain { date: Timestamp, source: BadCertificate },
+}
+
+impl DateError {
+    fn of_chain(error: rustls::Error, date: Timestamp) -> Self {
+        match BadCertificate::of_tls(&error) {
+            Some(source) => Self::Chain { date, source },
+            None => Self::Tls(error),
+        }
+    }
 }
 
 /// What all questions share.
@@ -137,7 +146,7 @@ fn date_of(server: &Url, trust: &Trust) -> Result<Told, DateError> {
     let head = head(&mut tls)?;
     let at = Instant::now();
     let date = date_in(&head, trust.near).ok_or(DateError::NoDate)?;
-    verifier.check(&name, date).map_err(|source| DateError::Chain { date, source })?;
+    verifier.check(&name, date).map_err(|error| DateError::of_chain(error, date))?;
     Ok(Told { time: since_1970(date), at, server: server.to_string() })
 }
 
@@ -320,7 +329,7 @@ mod tests {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::server::{ClientHello, ResolvesServerCert};
     use rustls::sign::CertifiedKey;
-    use rustls::{CertificateError, ServerConfig, ServerConnection, SupportedProtocolVersion, version};
+    use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion, version};
 
     use super::*;
     use crate::sys::fake;
@@ -409,9 +418,9 @@ mod tests {
     }
 
     /// What the certificate lacks at the date that the server says.
-    fn refused(address: SocketAddr) -> CertificateError {
+    fn refused(address: SocketAddr) -> BadCertificate {
         match told(address) {
-            Err(DateError::Chain { source: rustls::Error::InvalidCertificate(error), .. }) => error,
+            Err(DateError::Chain { source, .. }) => source,
             other => panic!("{other:?}"),
         }
     }
@@ -478,20 +487,30 @@ mod tests {
     #[test]
     fn a_date_outside_the_chain_is_not() {
         let before = refused(server(GOOD, "Sat, 31 Oct 2026 23:59:59 GMT"));
-        assert!(matches!(before, CertificateError::NotValidYetContext { .. }), "{before:?}");
+        assert!(matches!(before, BadCertificate::NotYetValid { .. }), "{before:?}");
         let after = refused(server(GOOD, "Mon, 01 Feb 2027 00:00:00 GMT"));
-        assert!(matches!(after, CertificateError::ExpiredContext { .. }), "{after:?}");
+        assert!(matches!(after, BadCertificate::Expired { .. }), "{after:?}");
     }
 
     #[test]
     fn a_server_of_another_name_tells_no_time() {
         let error = refused(server(ELSEWHERE, WITHIN));
-        assert!(matches!(error, CertificateError::NotValidForNameContext { .. }), "{error:?}");
+        assert!(matches!(error, BadCertificate::Name(_)), "{error:?}");
     }
 
     #[test]
     fn a_server_of_an_unknown_ca_tells_no_time() {
-        assert_eq!(refused(server(UNKNOWN, WITHIN)), CertificateError::UnknownIssuer);
+        assert_eq!(refused(server(UNKNOWN, WITHIN)), BadCertificate::UnknownCa);
+        // It was told in words of the library.
+        let text = Chain(&told(server(UNKNOWN, WITHIN)).unwrap_err()).to_string();
+        let date = "2026-12-01T12:00:00Z";
+        assert_eq!(
+            text,
+            format!(
+                "certificate is not good with the clock at its date {date}: \
+                 invalid peer certificate: unknown CA"
+            )
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! No backtraces: 150 KB of the init that nobody could ever read a line from.
+//! No backtraces: 256 KB of the init that nobody could ever read a line from.
 //!
 //! In: the standard library's panic hook, which walks the stack and reads DWARF of the running program. Out: an
 //! empty walk. The unwind tables are left out of the init, so a walk would end at its first step anyway; said here,

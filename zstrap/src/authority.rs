@@ -1,16 +1,24 @@
 //! Certificates that an image trusts instead of the public authorities: the file of `--ca`.
 //!
-//! In: a file of PEM certificates, the servers of the image. Out: its text, for the identity. Failure: it cannot be
-//! read, or is not all certificates. That nodes would trust no server by one of them is a warning: what the
-//! servers show is not known here.
+//! In: a file of PEM certificates, the servers of the image. Out: these certificates alone, for the identity: an image
+//! is public, and beside them may stand anything. Failure: it cannot be read, or has a section that is no certificate,
+//! such as a private key. That nodes would trust no server by one of them is a warning: what the servers show is not
+//! known here.
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
 use zstrap_formats::url::Url;
+
+/// How each section of PEM begins (RFC 7468).
+const SECTION: &str = "-----BEGIN ";
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+/// Characters on each line of a section, as RFC 7468 wants it.
+const LINE: usize = 64;
 
 /// Reads the file, and warns of certificates that will not do what is expected of them.
 ///
@@ -19,6 +27,9 @@ use zstrap_formats::url::Url;
 pub(crate) fn read(path: &Path, servers: &[Url]) -> anyhow::Result<String> {
     let what = format!("--ca {}", path.display());
     let pem = std::fs::read_to_string(path).with_context(|| format!("reading {what}"))?;
+    if let Some(other) = other_section(&pem) {
+        bail!("{what} holds {other}, expected certificates only: images are public");
+    }
     let certificates: Vec<CertificateDer> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .with_context(|| format!("reading {what}"))?;
@@ -31,7 +42,41 @@ pub(crate) fn read(path: &Path, servers: &[Url]) -> anyhow::Result<String> {
             log::warn!("certificate {number} of {what} {doubt}");
         }
     }
-    Ok(pem)
+    Ok(certificates_alone(&pem))
+}
+
+/// What a file has that is no certificate. The library passes over all that it was not asked for.
+fn other_section(pem: &str) -> Option<&str> {
+    let mut sections = pem.split(SECTION).skip(1);
+    let other = sections.find(|section| !section.starts_with("CERTIFICATE-----"))?;
+    // Not more of it than its line: the next one may be the key.
+    other.split(['-', '\r', '\n']).next()
+}
+
+/// The sections without what stands between them. What is in them is base64 of certificates: it was read.
+fn certificates_alone(pem: &str) -> String {
+    let (mut alone, mut body, mut is_inside) = (String::new(), String::new(), false);
+    for line in pem.split(['\n', '\r']) {
+        if line.starts_with(BEGIN) {
+            is_inside = true;
+        } else if is_inside && line.starts_with(END) {
+            write_section(&mut alone, &std::mem::take(&mut body));
+            is_inside = false;
+        } else if is_inside {
+            body.extend(line.split_whitespace());
+        }
+    }
+    alone
+}
+
+fn write_section(text: &mut String, mut body: &str) {
+    text.extend([BEGIN, "\n"]);
+    while !body.is_empty() {
+        let (line, rest) = body.split_at(body.len().min(LINE));
+        text.extend([line, "\n"]);
+        body = rest;
+    }
+    text.extend([END, "\n"]);
 }
 
 /// Why nodes would refuse servers in spite of this certificate, as far as it shows.
@@ -133,6 +178,39 @@ mod tests {
         maker.make("leaf", &["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", PLAIN]);
         let said = maker.doubt("leaf", &["https://boot.test"]).unwrap();
         assert!(said.starts_with("is no authority (basicConstraints CA:FALSE or none)"), "{said}");
+    }
+
+    #[test]
+    fn a_private_key_beside_a_certificate_went_into_the_image() {
+        let maker = Maker::new();
+        maker.make("own", &[]);
+        let path = |name: &str| maker.0.path().join(name);
+        let text = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+        let (key, certificate) = (text("own.key"), text("own.pem"));
+        let locked = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        let indented = format!(" {key}");
+        for key in [&key, &locked, &indented, "-----BEGIN X\n", "text -----BEGIN EC PRIVATE KEY-----"] {
+            for both in [format!("{key}{certificate}"), format!("{certificate}{key}")] {
+                std::fs::write(path("both.pem"), &both).unwrap();
+                let error = read(&path("both.pem"), &[]).unwrap_err().to_string();
+                let begin = format!("--ca {} holds ", path("both.pem").display());
+                let kind = error.strip_prefix(&begin).unwrap();
+                let kind = kind.strip_suffix(", expected certificates only: images are public").unwrap();
+                assert!(kind == "X" || kind.ends_with("PRIVATE KEY"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_certificates_of_a_file_are_taken() {
+        let maker = Maker::new();
+        maker.make("own", &[]);
+        let path = maker.0.path().join("own.pem");
+        let certificate = std::fs::read_to_string(&path).unwrap();
+        let odd =
+            certificate.replace('\n', "\r\n").replace("END CERTIFICATE-----", "END CERTIFICATE-----secret");
+        std::fs::write(&path, format!("# secret\n{END}\n{certificate}secret\n{odd}secret")).unwrap();
+        assert_eq!(read(&path, &[]).unwrap(), certificate.repeat(2));
     }
 
     #[test]

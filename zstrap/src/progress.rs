@@ -27,6 +27,11 @@ impl Progress {
     /// Counts bytes as done.
     pub fn add(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
+        self.pass(bytes);
+    }
+
+    /// Passes over bytes that need no work: the bar moves on, but they do not count as done.
+    pub fn pass(&self, bytes: u64) {
         if let Some(bar) = &self.bar {
             bar.inc(bytes);
         }
@@ -59,5 +64,13 @@ mod tests {
         let bar = bar("hashing", 10);
         bar.inc(4);
         assert_eq!(bar.position(), 4);
+    }
+
+    #[test]
+    fn what_was_passed_over_counted_as_done() {
+        let progress = Progress::bytes("compressing", 10);
+        progress.add(4);
+        progress.pass(6);
+        assert_eq!(progress.done.into_inner(), 4);
     }
 }
