@@ -218,6 +218,17 @@ fn boots_from_a_fat_stick_without_any_network() -> Result<()> {
     boots_from_medium(&scene, scene.machine()?.nics(0), &scene.stick()?).map(drop)
 }
 
+/// Nothing is at port 9 of the host. The driver of the stick's file system is a module.
+#[test]
+fn boots_from_a_stick_when_the_server_before_it_is_dead() -> Result<()> {
+    let mut scene = Scene::new("mirrors-then-stick")?;
+    scene.identity["servers"] = json!(["http://10.0.2.2:9", "file:///site"]);
+    let vm = boots_from_medium(&scene, scene.machine()?, &scene.stick()?)?;
+    vm.assert_line("] network: online server=file:///site link=eth0 ")?;
+    vm.assert_never("] media: not mounted ")?;
+    vm.assert_never("] network: left ")
+}
+
 /// The boot needs no network, but the programs of the bundle may.
 #[test]
 fn boots_from_a_stick_with_its_static_address() -> Result<()> {

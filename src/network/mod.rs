@@ -244,6 +244,10 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
     }
     let is_medium = |url: &&Url| url.scheme() == Scheme::File;
     let media_come_first = identity.servers.first().as_ref().is_some_and(is_medium);
+    // Media behind other servers are looked at as soon as those do not answer, by a search that loads no modules for them.
+    if identity.servers.iter().any(|url| is_medium(&url)) {
+        media::load_modules(&mut machine.modules);
+    }
     let mut reasons = Vec::new();
     if media_come_first {
         match on_media(system, machine, identity, &network, started) {
@@ -272,7 +276,6 @@ fn on_media(
 ) -> Result<Online, Vec<String>> {
     let servers = Servers::on_media(identity, &machine.servers).ok_or_else(Vec::new)?;
     let modules = &mut machine.modules;
-    media::load_modules(modules);
     // Sticks and their drivers show up one after the other.
     let answer = servers.first_answer_while(identity, &mut || {
         modules.load_for_hardware();

@@ -122,8 +122,13 @@ impl Plan {
         not_made: &mut NotMade,
         now: Duration,
     ) -> bool {
-        let mut changed = false;
-        for wish in self.wishes(links, now) {
+        let (mut changed, wishes) = (false, self.wishes(links, now));
+        if wishes.iter().any(|wish| matches!(wish, Wish::Join { .. })) {
+            for leg in self.missing_legs(links) {
+                log::warn!(target: "network", "bond link={BOND} missing={leg}");
+            }
+        }
+        for wish in wishes {
             let name = wish.name();
             // Each try takes the link down and up again, which is news that wakes us.
             if not_made.get(&name).is_some_and(|tried| now < *tried + TRY_AGAIN) {
@@ -139,6 +144,13 @@ impl Plan {
             changed = true;
         }
         changed
+    }
+
+    /// Links that the bond is to have and that are not there when it is made. Whoever has mistyped one would not learn of it.
+    fn missing_legs(&self, links: &[Link]) -> Vec<&LinkName> {
+        let legs = self.network.bond.iter().flat_map(|bond| &bond.links);
+        let is_made = links.iter().any(|link| link.name == BOND);
+        legs.filter(|leg| !is_made && !links.iter().any(|link| link.is(leg))).collect()
     }
 
     fn wishes<'a>(&self, links: &'a [Link], now: Duration) -> Vec<Wish<'a>> {
@@ -254,6 +266,14 @@ mod tests {
             [("eth0", 1), ("eth0.10", 1), ("eth1", 2), ("eth0.11", 1)].map(|(n, i)| plan.role(&link(n, i)));
         assert_eq!(roles, [Role::Below, Role::Used, Role::Ignored, Role::Ignored]);
         assert_eq!(vlan_name(&link("enp175s0f1np1x", 1), 4000), "vlan4000");
+    }
+
+    #[test]
+    fn a_leg_that_is_not_there_is_named_when_the_bond_is_made() {
+        let plan = plan("dhcp,bond=active-backup:eth0+eth5", "");
+        assert_eq!(plan.missing_legs(&[link("eth0", 1)]), [&"eth5".parse().unwrap()]);
+        assert!(plan.missing_legs(&[link("eth0", 1), link("eth5", 2)]).is_empty());
+        assert!(plan.missing_legs(&[link("eth0", 1), link("bond0", 1)]).is_empty());
     }
 
     #[test]

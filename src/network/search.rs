@@ -276,7 +276,10 @@ impl<'a> Search<'a> {
     /// A wait is never silent: somebody may stand before the screen.
     fn say_what_is_missing(&mut self, now: Duration) {
         // While a hint is waited for, that was said, and the others may lack nothing.
-        if now < self.next_word || self.hint_is_said && !self.is_open(now) {
+        if self.hint_is_said && !self.is_open(now) {
+            self.next_word = now + FIRST_WORD;
+        }
+        if now < self.next_word {
             return;
         }
         self.silence = (self.silence * 2).min(LONGEST_SILENCE);
