@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
-use zstrap_formats::cmdline::Cmdline;
+use zstrap_formats::cmdline::{Cmdline, same_name};
 use zstrap_formats::config::LogLevel;
 
 use crate::clock::{self, Clock};
@@ -32,6 +32,11 @@ const MOUNTS: [Mount<'static>; 4] = [
         options: "mode=0755,size=20%",
     },
 ];
+
+/// What of the kernel command line is ours, behind [`PREFIX`]. docs/operating.md tells of each.
+const WORDS: [&str; 8] =
+    ["bundle", "farmer_id", "farming_pool_id", "link", "log", "net", "reboot_after", "tries"];
+const PREFIX: &str = "zstrap.";
 
 /// Seconds after which a kernel that has panicked reboots; 0 is never.
 const KERNEL_PANIC: &str = "/proc/sys/kernel/panic";
@@ -86,6 +91,9 @@ pub fn prepare(system: &dyn System) -> Machine {
     };
     console::start(machine.log_level_of(None));
     failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
+    for name in unknown_words(&machine.cmdline) {
+        log::warn!(target: "early", "kernel command line: ignored {name}: no such setting");
+    }
     // Ctrl-Alt-Del at once, as long as nobody is there whom it could interrupt.
     if let Err(error) = rustix::system::reboot(RebootCommand::CadOn) {
         log::debug!(target: "early", "ctrl-alt-del stays off: {error}");
@@ -103,6 +111,13 @@ fn reboot_after_kernel_panic() {
     if !set && let Err(error) = fs::write(KERNEL_PANIC, "10\n") {
         log::warn!(target: "early", "no reboot after a kernel panic: writing {KERNEL_PANIC}: {error}");
     }
+}
+
+/// A misspelt setting is one that a person believes to be in effect.
+fn unknown_words(cmdline: &Cmdline) -> Vec<&str> {
+    let names = cmdline.parameters().iter().map(|parameter| parameter.name.as_str());
+    let is_known = |word: &str| WORDS.iter().any(|known| same_name(word, known));
+    names.filter(|name| name.strip_prefix(PREFIX).is_some_and(|word| !is_known(word))).collect()
 }
 
 fn said((mount, error): (&Mount<'_>, std::io::Error)) -> String {
@@ -130,4 +145,21 @@ fn set_panic_hook() {
         std::thread::sleep(Duration::from_secs(10));
         fail::reboot();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_setting_was_ignored_without_a_word() {
+        let line = b"quiet zstrap.nett=dhcp zstrap.net=dhcp zstrap.farmer-id=7 zstrap. zstrapx zstrap.log -- zstrap.x";
+        assert_eq!(unknown_words(&Cmdline::parse(line)), ["zstrap.nett", "zstrap."]);
+    }
+
+    #[test]
+    fn operators_can_read_of_every_setting() {
+        let page = include_str!("../docs/operating.md");
+        assert!(WORDS.iter().all(|word| page.contains(&format!("`{PREFIX}{word}="))));
+    }
 }

@@ -142,8 +142,9 @@ fn split_parameter(word: &[u8]) -> Parameter {
     Parameter { name: text(name), value: value.map(text) }
 }
 
-/// The kernel takes `-` and `_` in names as one (`parameqn`).
-fn same_name(a: &str, b: &str) -> bool {
+/// Whether two names are the same to the kernel, to which `-` and `_` are (`parameqn`).
+#[must_use]
+pub fn same_name(a: &str, b: &str) -> bool {
     let fold = |c: u8| if c == b'-' { b'_' } else { c };
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| fold(a) == fold(b))
 }
