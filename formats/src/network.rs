@@ -33,6 +33,8 @@ const MAX_HOSTNAME: usize = 64;
 /// Longest domain name as text (RFC 1035, 2.3.4), and its longest label.
 const MAX_DOMAIN: usize = 253;
 const MAX_LABEL: usize = 63;
+/// What is said of a setting without a beginning.
+const EMPTY: &str = "empty, or begins with a blank: a comma too many, or a blank after a comma";
 /// How much of a wrong setting an error shows.
 const MAX_SHOWN: usize = 100;
 
@@ -232,8 +234,8 @@ impl FromStr for Network {
         let mut draft = Draft::default();
         for (at, setting) in text.split(',').enumerate() {
             let taken = match setting.split_once('=') {
+                _ if matches!(setting.as_bytes().first(), None | Some(b' ')) => Err(EMPTY.into()),
                 Some((name, value)) => draft.take(name, value),
-                None if setting.is_empty() => Err("empty: a comma too many, or a blank after a comma".into()),
                 None => draft.take_method(setting, at == 0),
             };
             taken.map_err(|problem| NetworkError::new(setting, problem))?;
@@ -656,13 +658,15 @@ mod tests {
     fn refuses_unknown_settings_and_shapes() {
         let all = "expected dhcp, dhcp4, auto6 as the first word, or one of addr=, gw=";
         check_refusals(&[
-            ("", "", "empty: "),
+            ("", "", "empty, "),
             ("static", "static", all),
             ("dhcp,", "", "a comma too many, or a blank after a comma"),
             ("dhcp,,vlan=7", "", "a comma too many, or a blank after a comma"),
             ("DHCP", "DHCP", all),
             ("dhcp,ip=192.0.2.1", "ip=192.0.2.1", all),
-            (" dhcp", " dhcp", all),
+            (" dhcp", " dhcp", "begins with a blank"),
+            ("dhcp, vlan=10", " vlan=10", "a blank after a comma"),
+            ("dhcp, ", " ", "a blank after a comma"),
             ("mtu=1400,dhcp", "dhcp", "first word"),
             ("dhcp,auto6", "auto6", "first word"),
             ("mtu", "mtu", all),

@@ -2,8 +2,8 @@
 //!
 //! In: a file of PEM certificates, the servers of the image. Out: these certificates alone, for the identity: an image
 //! is public, and beside them may stand anything. Failure: it cannot be read, or has a section that is no certificate,
-//! such as a private key. That nodes would trust no server by one of them is a warning: what the servers show is not
-//! known here.
+//! such as a private key. That nodes would trust no server by one of them is a warning (what the servers show is not
+//! known here), and that no server is asked for a certificate.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
-use zstrap_formats::url::Url;
+use zstrap_formats::url::{Scheme, Url};
 
 /// How each section of PEM begins (RFC 7468).
 const SECTION: &str = "-----BEGIN ";
@@ -26,7 +26,11 @@ const LINE: usize = 64;
 /// See the head of this file.
 pub(crate) fn read(path: &Path, servers: &[Url]) -> anyhow::Result<String> {
     let what = format!("--ca {}", path.display());
-    let pem = std::fs::read_to_string(path).with_context(|| format!("reading {what}"))?;
+    let bytes = std::fs::read(path).with_context(|| format!("reading {what}"))?;
+    let Ok(pem) = String::from_utf8(bytes) else {
+        let der = path.display();
+        bail!("{what} is no text, so not PEM; if it is DER: openssl x509 -inform DER -in {der} -out ca.pem");
+    };
     if let Some(other) = other_section(&pem) {
         bail!("{what} holds {other}, expected certificates only: images are public");
     }
@@ -41,6 +45,9 @@ pub(crate) fn read(path: &Path, servers: &[Url]) -> anyhow::Result<String> {
         if let Some(doubt) = doubt(certificate, servers) {
             log::warn!("certificate {number} of {what} {doubt}");
         }
+    }
+    if !servers.iter().any(|server| server.scheme() == Scheme::Https) {
+        log::warn!("--ca has no effect: no server is https");
     }
     Ok(certificates_alone(&pem))
 }
@@ -91,8 +98,8 @@ fn doubt(certificate: &CertificateDer, servers: &[Url]) -> Option<String> {
     match own {
         // A server may show the very certificate that is trusted, but not as an authority.
         Some(server) if authority => Some(format!(
-            "is an authority (CA:TRUE) and names {} itself: nodes refuse a server that shows it \
-             (CaUsedAsEndEntity); make it with CA:FALSE, or a second one for the server",
+            "is an authority (CA:TRUE) and names {} itself: nodes refuse a server that shows it (`it is that of a \
+             CA (CA:TRUE)`); make it with CA:FALSE, or a second one for the server",
             server.host()
         )),
         _ if !authority && parsed.issuer() != parsed.subject() => Some(
@@ -228,6 +235,10 @@ mod tests {
             std::fs::write(file.path(), text).unwrap();
             assert_eq!(read(file.path(), &[]).unwrap_err().to_string(), expected, "{text:?}");
         }
+        std::fs::write(file.path(), [0x30, 0x82, 0x01, 0xff]).unwrap();
+        let error = read(file.path(), &[]).unwrap_err().to_string();
+        let mend = format!("openssl x509 -inform DER -in {} -out ca.pem", file.path().display());
+        assert_eq!(error, format!("{name} is no text, so not PEM; if it is DER: {mend}"));
         let error = read(Path::new("/nowhere/ca.pem"), &[]).unwrap_err();
         assert_eq!(error.to_string(), "reading --ca /nowhere/ca.pem");
     }

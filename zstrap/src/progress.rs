@@ -43,7 +43,14 @@ impl Progress {
             bar.finish_and_clear();
         }
         let seconds = self.started.elapsed().as_secs_f64();
-        log::info!("{}: {} bytes in {seconds:.2}s", self.what, self.done.into_inner());
+        log::info!("{}", summary(self.what, self.done.into_inner(), seconds));
+    }
+}
+
+fn summary(what: &str, done: u64, seconds: f64) -> String {
+    match done {
+        0 => format!("{what}: nothing new"),
+        done => format!("{what}: {done} bytes in {seconds:.2}s"),
     }
 }
 
@@ -64,6 +71,12 @@ mod tests {
         let bar = bar("hashing", 10);
         bar.inc(4);
         assert_eq!(bar.position(), 4);
+    }
+
+    #[test]
+    fn a_step_without_work_took_no_bytes_and_a_tenth_of_a_second() {
+        assert_eq!(summary("compressing", 0, 0.1), "compressing: nothing new");
+        assert_eq!(summary("storing", 6, 0.126), "storing: 6 bytes in 0.13s");
     }
 
     #[test]

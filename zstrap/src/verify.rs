@@ -101,6 +101,7 @@ fn check_list(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<()> {
     found.iter().try_for_each(output::line)?;
     match found.len() {
         0 => Ok(()),
+        1 => bail!("{} differs from the list in 1 place", places.join(" or ")),
         count => bail!("{} differs from the list in {count} places", places.join(" or ")),
     }
 }

@@ -221,7 +221,8 @@ fn shell_lines(document: &str) -> Vec<String> {
     joined.iter().flat_map(|block| block.lines().map(str::to_owned)).collect()
 }
 
-/// The words of a simple command: substitutions count as one word, redirections and what follows as none.
+/// The words of a simple command: substitutions and what stands in quotation marks count as one word, redirections and
+/// what follows as none.
 fn words(line: &str) -> Vec<String> {
     let mut plain = String::new();
     for (i, part) in line.split("$(").enumerate() {
@@ -229,6 +230,8 @@ fn words(line: &str) -> Vec<String> {
         plain.push_str(if i == 0 { "" } else { "X" });
         plain.push_str(rest);
     }
+    let quoted = |(i, part): (usize, &str)| if i % 2 == 1 { part.replace(' ', "_") } else { part.to_owned() };
+    let plain: String = plain.split('\'').enumerate().map(quoted).collect();
     let is_command = |word: &&str| !word.contains(['>', '&', '|']);
     plain.split_whitespace().take_while(is_command).map(|word| word.trim_matches('"').to_owned()).collect()
 }

@@ -110,7 +110,10 @@ fn warns_of_a_certificate_by_which_nodes_refuse_the_server_that_shows_it() {
         warned.contains("certificate 1 of --ca ca.pem is an authority (CA:TRUE) and names boot.test"),
         "{warned}"
     );
-    assert!(!said("https://other.test").contains("certificate"));
+    let other = said("https://other.test");
+    assert!(!other.contains("certificate") && !other.contains("no effect"), "{other}");
+    let warned = said("http://boot.test");
+    assert!(warned.contains("--ca has no effect: no server is https"), "{warned}");
 }
 
 #[test]

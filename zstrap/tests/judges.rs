@@ -62,7 +62,7 @@ fn mtree_agrees_with_kept_owners() {
     assert_eq!((output.status.success(), text(&output.stdout)), (true, String::new()));
     std::os::unix::fs::chown(work.path("tree/mine"), Some(0), Some(0)).unwrap();
     let said = refused(work.zstrap(&["verify", &work.list(), "--key", "keys/admin.pub", "--dir", "tree"]));
-    assert_eq!(said, "zstrap: tree differs from the list in 1 places");
+    assert_eq!(said, "zstrap: tree differs from the list in 1 place");
 }
 
 #[test]
