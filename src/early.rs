@@ -92,7 +92,7 @@ pub fn prepare(system: &dyn System) -> Machine {
     console::start(machine.log_level_of(None));
     failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
     for name in unknown_words(&machine.cmdline) {
-        log::warn!(target: "early", "kernel command line: ignored {name}: no such setting");
+        log::warn!(target: "early", "ignored setting={name}: no such setting");
     }
     // Ctrl-Alt-Del at once, as long as nobody is there whom it could interrupt.
     if let Err(error) = rustix::system::reboot(RebootCommand::CadOn) {
