@@ -144,6 +144,17 @@ fn boots_on_a_vlan_above_a_bond_with_a_dead_leg() -> Result<()> {
     vm.assert_never("] fail:")
 }
 
+#[test]
+fn names_a_leg_of_the_bond_that_is_not_there() -> Result<()> {
+    let (lab, scene, _dnsmasq) = leasing("links-bond-short")?;
+    let machine = lab.machine(&scene)?.append("zstrap.net=dhcp4,bond=active-backup:eth0+eth5");
+    let vm = expect_payload(machine, BOUND)?;
+    vm.assert_line("] network: lease addr=10.77.0.*/24 gw=10.77.0.1 link=bond0 ")?;
+    let named = vm.find_all("] network: bond link=bond0 missing=eth5").len();
+    ensure!(named == 1, vm.failed(&format!("named {named} times")));
+    vm.assert_never("] fail:")
+}
+
 /// The switch knows nothing of LACP: the bond works all the same, with one leg.
 #[test]
 fn boots_on_an_lacp_bond_without_a_partner() -> Result<()> {

@@ -122,17 +122,18 @@ impl Plan {
         not_made: &mut NotMade,
         now: Duration,
     ) -> bool {
-        let (mut changed, wishes) = (false, self.wishes(links, now));
-        if wishes.iter().any(|wish| matches!(wish, Wish::Join { .. })) {
-            for leg in self.missing_legs(links) {
-                log::warn!(target: "network", "bond link={BOND} missing={leg}");
-            }
-        }
-        for wish in wishes {
+        let mut changed = false;
+        for wish in self.wishes(links, now) {
             let name = wish.name();
             // Each try takes the link down and up again, which is news that wakes us.
             if not_made.get(&name).is_some_and(|tried| now < *tried + TRY_AGAIN) {
                 continue;
+            }
+            // With the first leg, that is once a try: this is called at each packet.
+            if matches!(wish, Wish::Join { .. }) && !changed {
+                for leg in self.missing_legs(links) {
+                    log::warn!(target: "network", "bond link={BOND} missing={leg}");
+                }
             }
             match wish.make(modules) {
                 Ok(()) => log::info!(target: "network", "{wish}"),
