@@ -98,9 +98,12 @@ programs: ## out/bin: zstrap, the init, the payload of the tests
 	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-init out/bin/zstrap-init-amd64
 	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-test-payload out/bin/zstrap-test-payload
 
-.PHONY: kernel
-kernel: ## out/kernel/amd64: Debian's packaged kernel and its modules, unpacked
-	kernel-config/debian out/kernel/amd64
+.PHONY: kernel kernel-amd64 kernel-arm64 kernel-amd64-generic
+kernel: kernel-amd64 kernel-arm64 kernel-amd64-generic ## out/kernel: Debian's packaged kernels and their modules, unpacked
+kernel-amd64 kernel-arm64:
+	kernel-config/debian $(@:kernel-%=%)
+kernel-amd64-generic:
+	kernel-config/debian amd64 generic
 
 .PHONY: demo-tree
 demo-tree: ## out/demo-tree: the files of the bundle demo
