@@ -49,8 +49,8 @@ fn panic_of_the_init_is_told_and_ends_in_a_reboot() -> Result<()> {
 
 #[test]
 fn without_threads_it_says_so_and_does_not_panic() -> Result<()> {
-    let machine = Scene::new("hardware-threads")?.machine()?.before("no-threads");
-    let vm = expect_refusal_by(machine, "network", "no-server", BOUND)?;
+    let scene = Scene::new("hardware-threads")?;
+    let vm = expect_refusal_by(scene.machine()?.before("no-threads"), "network", "no-server", BOUND)?;
     vm.assert_line("] fail: because: *: no thread to ask it: Resource temporarily unavailable")?;
     vm.assert_never("reason=panic")
 }
