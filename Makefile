@@ -97,6 +97,7 @@ programs: ## out/bin: zstrap, the init, the payload of the tests
 	@install -C $(TARGET_DIR)/release/zstrap out/bin/zstrap
 	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-init out/bin/zstrap-init-amd64
 	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-test-payload out/bin/zstrap-test-payload
+	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-test-before out/bin/zstrap-test-before
 
 .PHONY: kernel kernel-amd64 kernel-arm64 kernel-amd64-generic
 kernel: kernel-amd64 kernel-arm64 kernel-amd64-generic ## out/kernel: Debian's packaged kernels and their modules, unpacked
