@@ -275,15 +275,31 @@ impl Vm {
     pub fn wait_exit(&mut self, limit: Duration) -> Result<Exit> {
         let limit = patience(limit);
         let deadline = Instant::now() + limit;
-        while self.child.try_wait().context("waiting for QEMU")?.is_none() {
+        loop {
+            if let Some(exit) = self.ended()? {
+                return Ok(exit);
+            }
             if Instant::now() >= deadline {
                 return Err(self.failed(&format!("the machine still ran after {limit:?}")));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How the machine has ended; none while it runs.
+    pub fn ended(&mut self) -> Result<Option<Exit>> {
+        if self.child.try_wait().context("waiting for QEMU")?.is_none() {
+            return Ok(None);
+        }
         let after = self.console.age();
         self.collect_the_rest();
-        Ok(Exit { reason: self.reason()?, after })
+        Ok(Some(Exit { reason: self.reason()?, after }))
+    }
+
+    /// Time since the machine was started, and since it last printed a line.
+    pub fn age_and_silence(&self) -> (Duration, Duration) {
+        let (age, last) = (self.console.age(), self.console().last().map(|line| line.at));
+        (age, age.saturating_sub(last.unwrap_or_default()))
     }
 
     /// Waits for the end and asserts how it came.
