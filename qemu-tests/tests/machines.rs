@@ -6,6 +6,7 @@ mod boots;
 mod clocks;
 mod handoff;
 mod links;
+mod loops;
 mod machine;
 mod mirrors;
 mod network;
