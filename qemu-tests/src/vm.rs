@@ -1,7 +1,8 @@
 //! One virtual machine: started, watched on its serial console, steered over QMP, never left behind.
 //!
 //! In: a kernel, an initramfs, a command line. Out: the lines it printed and how it ended. Failure: an error
-//! that carries the last lines of the console; the whole console is then in `out/qemu-tests/NAME.log`.
+//! that carries the last lines of the console; the whole console is then in `out/qemu-tests/NAME.log`, where the name
+//! of a machine that is not of amd64 begins with its architecture.
 //! Dropping a [`Vm`] kills its QEMU. There is no KVM here on purpose: every machine that tests can run them.
 
 use std::io::Read;
@@ -14,21 +15,58 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use zstrap_formats::cpio::Archive;
+use zstrap_formats::name::Arch;
 use zstrap_formats::time::Timestamp;
 
-use crate::artefacts::{out, patience};
+use crate::artefacts::{self, artefact, out, patience};
 use crate::console::{Cleaner, Console, Line, Missed, Pattern};
 use crate::qmp::Qmp;
 use crate::segment::Segment;
 
-/// The emulator.
-const QEMU: &str = "qemu-system-x86_64";
-
 /// How much of the console an error shows.
 const SHOWN_LINES: usize = 40;
 
+/// What differs between the machines of two architectures.
+struct Platform {
+    /// The emulator.
+    qemu: &'static str,
+    /// Its arguments for the machine.
+    machine: &'static [&'static str],
+    /// Words for the kernel command line.
+    cmdline: &'static str,
+    /// What the kernel calls the serial line that tests watch.
+    serial: &'static str,
+}
+
 /// The kernel measures at its start whether the timer ticks, and gives up when a busy host has emulated too few ticks.
-const TIMER: &str = "no_timer_check";
+const AMD64: Platform = Platform {
+    qemu: "qemu-system-x86_64",
+    machine: &["-M", "q35"],
+    cmdline: "no_timer_check",
+    serial: "ttyS0",
+};
+
+/// Of the processors that can be emulated this one is the quickest: a newer one signs pointers, at five times the cost.
+const ARM64: Platform = Platform {
+    qemu: "qemu-system-aarch64",
+    // It has no keyboard of its own.
+    machine: &["-M", "virt", "-cpu", "cortex-a57", "-device", "virtio-keyboard-pci"],
+    cmdline: "",
+    serial: "ttyAMA0",
+};
+
+/// What the kernel of this run's architecture calls the serial line that tests watch.
+pub fn serial() -> &'static str {
+    platform(artefacts::arch()).serial
+}
+
+fn platform(arch: Arch) -> &'static Platform {
+    match arch {
+        Arch::Amd64 => &AMD64,
+        Arch::Arm64 => &ARM64,
+    }
+}
 
 /// What the kernel prints when it gives up. Whether it resets the machine then is what was told it: the init does
 /// so, and where the init does not run, `panic=-1` on the command line.
@@ -62,6 +100,7 @@ pub struct Exit {
 /// A machine to be: [`start`](VmBuilder::start) makes it.
 pub struct VmBuilder {
     name: String,
+    platform: &'static Platform,
     kernel: PathBuf,
     initrd: PathBuf,
     append: Vec<String>,
@@ -69,14 +108,21 @@ pub struct VmBuilder {
     nics: u32,
     wires: Vec<PathBuf>,
     unplugged: Vec<String>,
+    before: Vec<String>,
     arguments: Vec<String>,
 }
 
 impl VmBuilder {
-    /// A machine with 512 MiB and one network card; `name` names its log.
+    /// A machine of this run's architecture with 512 MiB and one network card; `name` names its log.
     pub fn new(name: &str, kernel: &Path, initrd: &Path) -> Self {
+        Self::of(artefacts::arch(), name, kernel, initrd)
+    }
+
+    /// The same of an architecture, whatever this run of tests is about.
+    pub fn of(arch: Arch, name: &str, kernel: &Path, initrd: &Path) -> Self {
         Self {
-            name: name.to_owned(),
+            name: if arch == Arch::Amd64 { name.to_owned() } else { format!("{arch}-{name}") },
+            platform: platform(arch),
             kernel: kernel.to_owned(),
             initrd: initrd.to_owned(),
             append: Vec::new(),
@@ -84,6 +130,7 @@ impl VmBuilder {
             nics: 1,
             wires: Vec::new(),
             unplugged: Vec::new(),
+            before: Vec::new(),
             arguments: Vec::new(),
         }
     }
@@ -92,6 +139,16 @@ impl VmBuilder {
     #[must_use]
     pub fn append(mut self, words: &str) -> Self {
         self.append.push(words.to_owned());
+        self
+    }
+
+    /// Takes all consoles off the kernel command line: nothing that runs in this machine is heard.
+    #[must_use]
+    pub fn without_consoles(mut self) -> Self {
+        let is_other = |word: &&str| !word.starts_with("console=");
+        for words in &mut self.append {
+            *words = words.split(' ').filter(is_other).collect::<Vec<_>>().join(" ");
+        }
         self
     }
 
@@ -123,6 +180,14 @@ impl VmBuilder {
         self
     }
 
+    /// Makes the world worse before the init starts, in one of the ways of `qemu-tests/payload/src/before.rs`, such as
+    /// `stop:10`. The console then has a line `before: stop:10`.
+    #[must_use]
+    pub fn before(mut self, mode: &str) -> Self {
+        self.before.push(mode.to_owned());
+        self
+    }
+
     /// Puts a disk with these bytes into the machine, read-only: a stick or a CD. It is `vda`.
     #[must_use]
     pub fn medium(self, file: &Path) -> Self {
@@ -146,16 +211,18 @@ impl VmBuilder {
     }
 
     /// Starts the machine; it runs when this returns.
-    pub fn start(self) -> Result<Vm> {
+    pub fn start(mut self) -> Result<Vm> {
         let folder = TempDir::with_prefix("zstrap-vm-").context("making the folder for the QMP socket")?;
+        self.put_before(folder.path())?;
         let socket = folder.path().join("qmp");
-        let mut child = Command::new(QEMU)
+        let qemu = self.platform.qemu;
+        let mut child = Command::new(qemu)
             .args(self.qemu_arguments(&socket))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {QEMU}"))?;
+            .with_context(|| format!("starting {qemu}"))?;
         let console = Arc::new(Console::new(2));
         let threads =
             vec![follow(child.stdout.take(), "", &console), follow(child.stderr.take(), "qemu: ", &console)];
@@ -175,14 +242,36 @@ impl VmBuilder {
         Ok(vm)
     }
 
+    /// Puts the program that makes the world worse in front of the init, if it has something to do.
+    fn put_before(&mut self, folder: &Path) -> Result<()> {
+        if self.before.is_empty() {
+            return Ok(());
+        }
+        let program =
+            std::fs::read(artefact("bin/zstrap-test-before")?).context("reading the program before")?;
+        let mut archive = Archive::new();
+        archive.file("before", 0o755, &program)?;
+        let mut initrd = std::fs::read(&self.initrd).context("reading the initramfs")?;
+        // The kernel looks for the next archive at multiples of four only.
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(archive.finish(4));
+        self.initrd = folder.join("initramfs");
+        std::fs::write(&self.initrd, initrd).context("writing an initramfs")?;
+        // Without its fast way, the clock is a system call that can fail.
+        self.append.push(format!("rdinit=/before vdso=0 before={}", self.before.join(",")));
+        Ok(())
+    }
+
     fn qemu_arguments(&self, socket: &Path) -> Vec<String> {
-        let fixed = "-accel tcg -M q35 -nodefaults -display none -no-reboot -S -serial stdio";
-        let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        let fixed =
+            ["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-S", "-serial", "stdio"];
+        let mut arguments: Vec<String> =
+            self.platform.machine.iter().chain(&fixed).map(|&argument| argument.to_owned()).collect();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
         add("-m", self.memory.to_string());
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", self.initrd.display().to_string());
-        add("-append", format!("{} {TIMER}", self.append.join(" ")));
+        add("-append", format!("{} {}", self.append.join(" "), self.platform.cmdline));
         add("-qmp", format!("unix:{},server=on,wait=off", socket.display()));
         let user = (0..self.nics).map(|_| "user".to_owned());
         let wires = self
@@ -233,15 +322,31 @@ impl Vm {
     pub fn wait_exit(&mut self, limit: Duration) -> Result<Exit> {
         let limit = patience(limit);
         let deadline = Instant::now() + limit;
-        while self.child.try_wait().context("waiting for QEMU")?.is_none() {
+        loop {
+            if let Some(exit) = self.ended()? {
+                return Ok(exit);
+            }
             if Instant::now() >= deadline {
                 return Err(self.failed(&format!("the machine still ran after {limit:?}")));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How the machine has ended; none while it runs.
+    pub fn ended(&mut self) -> Result<Option<Exit>> {
+        if self.child.try_wait().context("waiting for QEMU")?.is_none() {
+            return Ok(None);
+        }
         let after = self.console.age();
         self.collect_the_rest();
-        Ok(Exit { reason: self.reason()?, after })
+        Ok(Some(Exit { reason: self.reason()?, after }))
+    }
+
+    /// Time since the machine was started, and since it last printed a line.
+    pub fn age_and_silence(&self) -> (Duration, Duration) {
+        let (age, last) = (self.console.age(), self.console().last().map(|line| line.at));
+        (age, age.saturating_sub(last.unwrap_or_default()))
     }
 
     /// Waits for the end and asserts how it came.
