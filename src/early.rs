@@ -18,7 +18,7 @@ use crate::net::links::Link;
 use crate::net::settings::Settings;
 use crate::servers::Memory;
 use crate::sys::{Mount, NO_EXEC, System};
-use crate::{console, fail};
+use crate::{console, fail, watchdog};
 
 /// What a program finds on every Linux machine. `/run` may hold programs: ours lives on there.
 const MOUNTS: [Mount<'static>; 4] = [
@@ -78,7 +78,7 @@ pub fn prepare(system: &dyn System) -> Machine {
     set_panic_hook();
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let modules = Modules::of_kernel(&kernel);
+    let modules = Modules::of_kernel(&kernel, &cmdline);
     let mut machine = Machine {
         cmdline,
         kernel,
@@ -142,6 +142,7 @@ fn set_panic_hook() {
         log::error!(target: "fail", "because: {info}");
         log::error!(target: "fail", "try: report this line; it is a defect of the init");
         log::error!(target: "fail", "rebooting in 10s");
+        watchdog::expect_within(watchdog::WORK);
         std::thread::sleep(Duration::from_secs(10));
         fail::reboot();
     }));

@@ -11,6 +11,7 @@ use zstrap_formats::cmdline::Cmdline;
 
 use crate::retry::Retry;
 use crate::sys::End;
+use crate::watchdog;
 
 /// Boot attempts before the reboot, unless the kernel command line says otherwise.
 const TRIES: u32 = 6;
@@ -176,6 +177,7 @@ impl Policy {
             Some(pause) => {
                 let retries = self.retry.tries - 1;
                 log::error!(target: "fail", "retry {done} of {retries} in {:.1}s", pause.as_secs_f64());
+                watchdog::expect_within(pause + watchdog::WORK);
                 std::thread::sleep(pause);
             }
             None => self.reboot(),
@@ -185,6 +187,7 @@ impl Policy {
     /// Leaves a person time to read, then ends this boot.
     pub fn reboot(&self) -> ! {
         log::error!(target: "fail", "rebooting in {}s", self.reboot_after.as_secs());
+        watchdog::expect_within(self.reboot_after + watchdog::WORK);
         std::thread::sleep(self.reboot_after);
         reboot()
     }
@@ -192,6 +195,8 @@ impl Policy {
 
 /// Reboots; if even that is refused, tries again for ever, slowly, saying so each time.
 pub fn reboot() -> ! {
+    // Declared once: where the kernel refuses, the hardware may still reset the machine.
+    watchdog::expect_within(watchdog::WORK);
     loop {
         crate::sys::linux::end(End::Reboot);
         std::thread::sleep(Duration::from_secs(60));

@@ -29,6 +29,7 @@ mod signed;
 mod sys;
 mod transfer;
 mod unzstd;
+mod watchdog;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -71,6 +72,8 @@ fn boot() -> ! {
 
 /// One whole attempt. It returns only when it has failed.
 fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
+    watchdog::expect_within(watchdog::WORK);
+    watchdog::arm();
     let identity = match identity::load(&machine.cmdline) {
         Ok(identity) => identity,
         Err(error) => return Failure::of(Stage::Identity, error),

@@ -107,10 +107,7 @@ impl Scene {
 
     /// A machine that boots with the identity of this scene; its settings may still be changed.
     pub fn machine(&self) -> Result<VmBuilder> {
-        let folder = self.image()?;
-        let image = Image::read(&folder)?;
-        let machine = VmBuilder::new(&self.name, &folder.join(&image.kernel), &folder.join(&image.initramfs));
-        Ok(machine.append(&image.cmdline))
+        self.machine_of(&self.image()?)
     }
 
     /// The folder of an image with the identity of this scene.
@@ -119,6 +116,24 @@ impl Scene {
         copy_tree(&self.template.image(), &folder)?;
         slots::stamp(&folder, self.identity.to_string().as_bytes()).context("stamping the identity")?;
         Ok(folder)
+    }
+
+    /// A machine that boots Debian's generic kernel, with the modules of real hardware, and the identity of this scene.
+    pub fn generic_machine(&self) -> Result<VmBuilder> {
+        let (folder, key) = (self.folder.path().join("generic"), self.template.folder.join("keys/admin.pub"));
+        make_image(
+            (&self.template.folder, &key),
+            (&artefacts::generic_kernel()?, &artefacts::generic_modules()?),
+            &folder,
+        )?;
+        self.machine_of(&folder)
+    }
+
+    fn machine_of(&self, folder: &Path) -> Result<VmBuilder> {
+        slots::stamp(folder, self.identity.to_string().as_bytes()).context("stamping the identity")?;
+        let image = Image::read(folder)?;
+        let machine = VmBuilder::new(&self.name, &folder.join(&image.kernel), &folder.join(&image.initramfs));
+        Ok(machine.append(&image.cmdline))
     }
 
     /// Publishes a tree as a bundle for amd64, without compressed blobs: a fault of a blob then meets all who ask for
@@ -284,7 +299,8 @@ impl Template {
         let signers = [keys.join("admin.key")];
         publish(&Tree::small()?.0, &home.join("site"), SMALL, &signers, &[&"--no-zstd"])?;
         add_config(home, SMALL, &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"] }), &signers)?;
-        make_image(home, &keys.join("admin.pub"))?;
+        let system = (artefacts::kernel()?, artefacts::modules()?);
+        make_image((home, &keys.join("admin.pub")), (&system.0, &system.1), &home.join("image"))?;
         Ok(Self { folder })
     }
 
@@ -325,9 +341,13 @@ fn template() -> Result<&'static Template> {
     made.as_ref().map_err(|error| anyhow!("making the base image: {error}"))
 }
 
-fn make_image(home: &Path, public_key: &Path) -> Result<()> {
-    let (site, image) = (home.join("site"), home.join("image"));
-    let (kernel, modules) = (artefacts::kernel()?, artefacts::modules()?);
+/// Makes an image from the template at home, with this kernel and its modules.
+fn make_image(
+    (home, public_key): (&Path, &Path),
+    (kernel, modules): (&Path, &Path),
+    image: &Path,
+) -> Result<()> {
+    let site = home.join("site");
     let init = artefacts::artefact("bin/zstrap-init-amd64")?;
     // Each scene puts its own server into the slot; this one only has to be a URL.
     let place: [&dyn AsRef<OsStr>; 10] = [

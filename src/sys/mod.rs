@@ -8,6 +8,7 @@ mod backtrace;
 pub mod fake;
 pub mod linux;
 pub mod names;
+pub mod watchdog;
 
 use std::ffi::CString;
 use std::io::{self, Write};
