@@ -273,6 +273,11 @@ fn meal(is_said: &mut bool) -> Duration {
     every
 }
 
+/// Stops it, where nothing more is to be waited for.
+pub fn stop() {
+    dog().take().into_iter().for_each(Dog::stop);
+}
+
 /// What becomes of the watchdog when the program of the config takes over, by `watchdog` and `supervise` of the config.
 /// One that is left running is closed by exec itself, and fed until then.
 pub fn hand_over(seconds: Option<u64>, supervise: bool) {

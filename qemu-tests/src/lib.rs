@@ -8,6 +8,7 @@ pub mod artefacts;
 pub mod boot;
 pub mod console;
 pub mod dhcp;
+pub mod errors;
 pub mod http;
 pub mod lab;
 pub mod netns;
