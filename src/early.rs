@@ -82,7 +82,7 @@ pub fn prepare(system: &dyn System) -> Machine {
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     fail::panic::set_hook(Policy::of(&cmdline));
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let modules = Modules::of_kernel(&kernel);
+    let modules = Modules::of_kernel(&kernel, &cmdline);
     let mut machine = Machine {
         cmdline,
         kernel,

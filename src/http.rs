@@ -21,6 +21,7 @@ use zstrap_formats::url::Url;
 
 use crate::fail::Code;
 use crate::sys::names::{EachFamily, NoSuchName};
+use crate::watchdog;
 
 /// How long a server is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,13 @@ const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
 /// How long a small file may come without a word about it.
 const SILENT: Duration = Duration::from_secs(20);
+/// The longest single wait for a server: name, connection and answer of a request and of each redirect, and a little.
+/// Also that for a medium, whose drive may try a bad place again and again.
+pub const LONGEST_WAIT: Duration = {
+    let Patience { connect, answer, .. } = Patience::ALONE;
+    let request = connect.saturating_add(connect).saturating_add(answer);
+    request.saturating_mul(REDIRECTS + 1).saturating_add(Duration::from_secs(20))
+};
 /// Connections to one server at once: enough to hide the round trips of small files.
 pub const CONNECTIONS: usize = 4;
 
@@ -396,6 +404,7 @@ impl Server {
                 request = request.header(header::IF_RANGE, etag);
             }
         }
+        watchdog::expect_within(LONGEST_WAIT);
         let answer = request.config().timeout_recv_body(Some(body)).timeout_global(whole).build().call();
         let response = answer.map_err(|error| HttpError::transport(url.clone(), error))?;
         match response.status() {
@@ -466,7 +475,7 @@ impl Server {
         let response = self.request(path, &From::default(), body, whole)?;
         let url = || self.base.join(path);
         // One byte more than allowed tells a full file from one that goes on.
-        let reader = response.into_body().into_reader().take(limit.saturating_add(1));
+        let reader = Awaited(response.into_body().into_reader()).take(limit.saturating_add(1));
         let bytes = read_all(reader, path).map_err(|source| HttpError::Transport { url: url(), source })?;
         if bytes.len() as u64 > limit {
             return Err(HttpError::TooLarge { url: url(), limit });
@@ -489,6 +498,16 @@ fn read_all(mut reader: impl Read, path: &str) -> io::Result<Vec<u8>> {
             said = Instant::now();
             log::info!(target: "servers", "slow path={path} have={}", bytes.len());
         }
+    }
+}
+
+/// A reader that declares each of its waits.
+pub struct Awaited<R>(pub R);
+
+impl<R: Read> Read for Awaited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        watchdog::expect_within(LONGEST_WAIT);
+        self.0.read(buffer)
     }
 }
 
@@ -518,7 +537,7 @@ impl Source for Server {
         };
         let etag = text(header::ETAG).filter(|etag| is_strong(etag)).map(str::to_owned);
         let length = text(header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
-        Ok(Body { reader: Box::new(response.into_body().into_reader()), offset, length, etag })
+        Ok(Body { reader: Box::new(Awaited(response.into_body().into_reader())), offset, length, etag })
     }
 
     fn name(&self) -> String {

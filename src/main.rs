@@ -30,6 +30,7 @@ mod signed;
 mod sys;
 mod transfer;
 mod unzstd;
+mod watchdog;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ fn boot() -> ! {
     let policy = Policy::of(&machine.cmdline);
     for attempt in 1.. {
         let failure = attempt_boot(&system, &mut machine);
+        watchdog::expect_within(watchdog::WORK);
         failure.explain();
         // What an image or a kernel command line gets wrong stays wrong. And once mounts have moved, this is no longer the
         // initramfs that a new attempt would need: what stands at its paths now was made by others.
@@ -72,6 +74,8 @@ fn boot() -> ! {
 
 /// One whole attempt. It returns only when it has failed.
 fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
+    watchdog::expect_within(watchdog::WORK);
+    watchdog::arm();
     let identity = match identity::load(&machine.cmdline) {
         Ok(identity) => identity,
         Err(error) => return Failure::of(Stage::Identity, error),

@@ -20,6 +20,7 @@ use zstrap_formats::url::Scheme;
 use crate::fail::{Chain, Code, Refusal};
 use crate::http::{HttpError, Patience, Server, ServerError, Source};
 use crate::media::Media;
+use crate::watchdog;
 
 /// A server that has not answered for this long is no longer waited for alone.
 const HEAD_START: Duration = Duration::from_secs(1);
@@ -147,6 +148,7 @@ impl Time for RealTime {
     }
 
     fn pause(&self, pause: Duration) {
+        watchdog::expect_within(pause + watchdog::WORK);
         thread::sleep(pause);
     }
 }
@@ -557,6 +559,7 @@ impl Servers {
         let mut search = Search::begin();
         let mut nobody = NoAnswer { reasons: Vec::new(), may_be_clock: false };
         loop {
+            watchdog::expect_within(watchdog::WORK);
             if search.time_to_next().is_zero() {
                 // The last of them has got all the time that a probe may take.
                 let Some(&index) = order.get(search.asked) else { return Err(nobody) };

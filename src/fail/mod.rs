@@ -19,6 +19,7 @@ pub use code::Code;
 use crate::loops;
 use crate::retry::Retry;
 use crate::sys::End;
+use crate::watchdog;
 
 /// Boot attempts before the reboot, unless the kernel command line says otherwise.
 const TRIES: u32 = 6;
@@ -238,6 +239,7 @@ impl Policy {
             // Nothing comes back after it, so nothing is counted.
             OnFailure::PowerOff => {
                 pause(Next::End(End::PowerOff, None), self.reboot_after);
+                watchdog::stop();
                 crate::sys::linux::end(End::PowerOff);
             }
         }
@@ -263,6 +265,7 @@ impl Policy {
 /// Says what comes next, and waits for it. Every pause after a failure of the boot is in here.
 fn pause(next: Next, time: Duration) {
     say(next, time);
+    watchdog::expect_within(time + watchdog::WORK);
     std::thread::sleep(time);
 }
 
@@ -273,6 +276,8 @@ pub fn say(next: Next, time: Duration) {
 
 /// Reboots; if even that is refused, tries again for ever, slowly, saying so each time.
 pub fn reboot() -> ! {
+    // Declared once: where the kernel refuses, the hardware may still reset the machine.
+    watchdog::expect_within(watchdog::WORK);
     loop {
         crate::sys::linux::end(End::Reboot);
         std::thread::sleep(Duration::from_secs(60));

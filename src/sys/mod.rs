@@ -9,6 +9,7 @@ pub mod efi;
 pub mod fake;
 pub mod linux;
 pub mod names;
+pub mod watchdog;
 
 use std::ffi::CString;
 use std::io::{self, Write};
