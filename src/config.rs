@@ -14,6 +14,7 @@ use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
 use crate::clock::Now;
+use crate::console::status;
 use crate::fail::Refusal;
 use crate::http::Source;
 use crate::servers::Servers;
@@ -130,6 +131,7 @@ pub fn obtain(
         None => newest(source, identity, now),
     })?;
     let config = Config::parse_node(&signed.bytes)?;
+    status::described(&config.description);
     let bundle = chosen_bundle(&config, cmdline)?;
     if config.root.size > 0 {
         return Err(Error::Unsupported("a root on disk (root.size)"));

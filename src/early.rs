@@ -89,7 +89,7 @@ pub fn prepare(system: &dyn System) -> Machine {
         servers: Memory::default(),
         network_attempts: 0,
     };
-    console::start(machine.log_level_of(None));
+    console::start_boot(machine.log_level_of(None));
     failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
     for name in unknown_words(&machine.cmdline) {
         log::warn!(target: "early", "ignored setting={name}: no such setting");
@@ -138,6 +138,7 @@ fn report(system: &dyn System, machine: &Machine, modules: usize) {
 /// A panic of PID 1 would stop the kernel without a word of ours; say it, then start again.
 fn set_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
+        console::show_lines();
         log::error!(target: "fail", "stage=init reason=panic");
         log::error!(target: "fail", "because: {info}");
         log::error!(target: "fail", "try: report this line; it is a defect of the init");

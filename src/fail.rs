@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use zstrap_formats::cmdline::Cmdline;
 
+use crate::console::status::{self, Next, Trouble};
 use crate::retry::Retry;
 use crate::sys::End;
 
@@ -127,6 +128,12 @@ impl Failure {
         log::error!(target: "fail", "because: {}", Chain(&*self.error));
         log::error!(target: "fail", "not done: {}", self.stage.not_done());
         log::error!(target: "fail", "try: {}", self.advice);
+        status::failed(Trouble {
+            code: self.reason.to_owned(),
+            sentence: Chain(&*self.error).to_string(),
+            not_done: self.stage.not_done().to_owned(),
+            advice: self.advice.clone(),
+        });
     }
 }
 
@@ -176,6 +183,7 @@ impl Policy {
             Some(pause) => {
                 let retries = self.retry.tries - 1;
                 log::error!(target: "fail", "retry {done} of {retries} in {:.1}s", pause.as_secs_f64());
+                status::next(Next::Try, pause);
                 std::thread::sleep(pause);
             }
             None => self.reboot(),
@@ -185,6 +193,7 @@ impl Policy {
     /// Leaves a person time to read, then ends this boot.
     pub fn reboot(&self) -> ! {
         log::error!(target: "fail", "rebooting in {}s", self.reboot_after.as_secs());
+        status::next(Next::Reboot, self.reboot_after);
         std::thread::sleep(self.reboot_after);
         reboot()
     }

@@ -14,6 +14,7 @@ pub mod netns;
 pub mod ntp;
 pub mod proxy;
 pub mod qmp;
+pub mod screen;
 pub mod segment;
 pub mod site;
 pub mod tls;

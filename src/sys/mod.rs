@@ -4,10 +4,12 @@
 //! signature is bad" becomes an assertion on a list of calls. [`linux`] is the real one.
 
 mod backtrace;
+mod descriptors;
 #[cfg(test)]
 pub mod fake;
 pub mod linux;
 pub mod names;
+pub mod tty;
 
 use std::ffi::CString;
 use std::io::{self, Write};
