@@ -1,6 +1,7 @@
 # What a developer runs. `make` lists the targets.
 #
-# In:      KEEP=1 keeps the demo's machine and gives its console; ZSTRAP_CACHE moves the cache folder.
+# In:      KEEP=1 keeps the demo's machine and gives its console; ZSTRAP_CACHE moves the cache folder; N, SEED and
+#          FIRST say which boots `make soak` makes.
 # Out:     everything that is built lies below out/ (and cargo's target folder).
 # Failure: the first step that fails ends the run; its own message stands last.
 
@@ -15,6 +16,11 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 MUSL := x86_64-unknown-linux-musl
 KEEP ?=
+N ?= 40
+SEED ?=
+FIRST ?= 0
+# Not empty: also the tests in whole machines that are not of the core set.
+ALL ?=
 
 ##@ Use
 .PHONY: demo
@@ -35,6 +41,10 @@ test: setup-test ## Everything a change has to pass: each step below, in this or
 	@for step in $(TEST_STEPS); do \
 	  printf '\n== %s\n' "$$step"; SECONDS=0; $(MAKE) -j1 "$$step"; printf '== %s took %s s\n' "$$step" "$$SECONDS" >&2; \
 	done
+
+.PHONY: test-all
+test-all: setup-test ## All of that and every test in a whole machine, with a dated log in out/
+	@scripts/test-all $(TEST_STEPS)
 
 .PHONY: fmt
 fmt: ## Formatting
@@ -77,10 +87,15 @@ qemu: build ## Whole machines: boots, refuses, recovers
 
 # Machines that wait for minutes cost hardly any processor: they run beside the others.
 .PHONY: qemu-busy qemu-waiting
+qemu-busy qemu-waiting: NOT_CORE := $(if $(ALL),--include-ignored)
 qemu-busy:
-	cargo test -p zstrap-qemu-tests --lib --bins --test machines -- --test-threads=3
+	cargo test -p zstrap-qemu-tests --lib --bins --test machines -- --test-threads=3 $(NOT_CORE)
 qemu-waiting:
-	cargo test -p zstrap-qemu-tests --test waiting -- --test-threads=4
+	cargo test -p zstrap-qemu-tests --test waiting -- --test-threads=4 $(NOT_CORE)
+
+.PHONY: soak
+soak: build ## N=40 boots with randomly drawn faults; SEED and FIRST repeat some of them
+	cargo run -p zstrap-qemu-tests --bin soak -- --boots $(N) --first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
 bench: build ## Figures: boot against a busybox script, sizes, publish against sha256sum and md5sum
@@ -97,10 +112,14 @@ programs: ## out/bin: zstrap, the init, the payload of the tests
 	@install -C $(TARGET_DIR)/release/zstrap out/bin/zstrap
 	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-init out/bin/zstrap-init-amd64
 	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-test-payload out/bin/zstrap-test-payload
+	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-test-before out/bin/zstrap-test-before
 
-.PHONY: kernel
-kernel: ## out/kernel/amd64: Debian's packaged kernel and its modules, unpacked
-	kernel-config/debian out/kernel/amd64
+.PHONY: kernel kernel-amd64 kernel-arm64 kernel-amd64-generic
+kernel: kernel-amd64 kernel-arm64 kernel-amd64-generic ## out/kernel: Debian's packaged kernels and their modules, unpacked
+kernel-amd64 kernel-arm64:
+	kernel-config/debian $(@:kernel-%=%)
+kernel-amd64-generic:
+	kernel-config/debian amd64 generic
 
 .PHONY: demo-tree
 demo-tree: ## out/demo-tree: the files of the bundle demo

@@ -6,6 +6,7 @@
 
 pub mod artefacts;
 pub mod boot;
+pub mod chance;
 pub mod console;
 pub mod dhcp;
 pub mod http;

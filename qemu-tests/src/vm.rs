@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use zstrap_formats::cpio::Archive;
 use zstrap_formats::time::Timestamp;
 
-use crate::artefacts::{out, patience};
+use crate::artefacts::{artefact, out, patience};
 use crate::console::{Cleaner, Console, Line, Missed, Pattern};
 use crate::qmp::Qmp;
 use crate::segment::Segment;
@@ -69,6 +70,7 @@ pub struct VmBuilder {
     nics: u32,
     wires: Vec<PathBuf>,
     unplugged: Vec<String>,
+    before: Vec<String>,
     arguments: Vec<String>,
 }
 
@@ -84,6 +86,7 @@ impl VmBuilder {
             nics: 1,
             wires: Vec::new(),
             unplugged: Vec::new(),
+            before: Vec::new(),
             arguments: Vec::new(),
         }
     }
@@ -92,6 +95,16 @@ impl VmBuilder {
     #[must_use]
     pub fn append(mut self, words: &str) -> Self {
         self.append.push(words.to_owned());
+        self
+    }
+
+    /// Takes all consoles off the kernel command line: nothing that runs in this machine is heard.
+    #[must_use]
+    pub fn without_consoles(mut self) -> Self {
+        let is_other = |word: &&str| !word.starts_with("console=");
+        for words in &mut self.append {
+            *words = words.split(' ').filter(is_other).collect::<Vec<_>>().join(" ");
+        }
         self
     }
 
@@ -123,6 +136,14 @@ impl VmBuilder {
         self
     }
 
+    /// Makes the world worse before the init starts, in one of the ways of `qemu-tests/payload/src/before.rs`, such as
+    /// `stop:10`. The console then has a line `before: stop:10`.
+    #[must_use]
+    pub fn before(mut self, mode: &str) -> Self {
+        self.before.push(mode.to_owned());
+        self
+    }
+
     /// Puts a disk with these bytes into the machine, read-only: a stick or a CD. It is `vda`.
     #[must_use]
     pub fn medium(self, file: &Path) -> Self {
@@ -146,8 +167,9 @@ impl VmBuilder {
     }
 
     /// Starts the machine; it runs when this returns.
-    pub fn start(self) -> Result<Vm> {
+    pub fn start(mut self) -> Result<Vm> {
         let folder = TempDir::with_prefix("zstrap-vm-").context("making the folder for the QMP socket")?;
+        self.put_before(folder.path())?;
         let socket = folder.path().join("qmp");
         let mut child = Command::new(QEMU)
             .args(self.qemu_arguments(&socket))
@@ -173,6 +195,26 @@ impl VmBuilder {
             Err(error) => return Err(vm.failed(&format!("starting the machine: {error:#}"))),
         }
         Ok(vm)
+    }
+
+    /// Puts the program that makes the world worse in front of the init, if it has something to do.
+    fn put_before(&mut self, folder: &Path) -> Result<()> {
+        if self.before.is_empty() {
+            return Ok(());
+        }
+        let program =
+            std::fs::read(artefact("bin/zstrap-test-before")?).context("reading the program before")?;
+        let mut archive = Archive::new();
+        archive.file("before", 0o755, &program)?;
+        let mut initrd = std::fs::read(&self.initrd).context("reading the initramfs")?;
+        // The kernel looks for the next archive at multiples of four only.
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(archive.finish(4));
+        self.initrd = folder.join("initramfs");
+        std::fs::write(&self.initrd, initrd).context("writing an initramfs")?;
+        // Without its fast way, the clock is a system call that can fail.
+        self.append.push(format!("rdinit=/before vdso=0 before={}", self.before.join(",")));
+        Ok(())
     }
 
     fn qemu_arguments(&self, socket: &Path) -> Vec<String> {
@@ -233,15 +275,31 @@ impl Vm {
     pub fn wait_exit(&mut self, limit: Duration) -> Result<Exit> {
         let limit = patience(limit);
         let deadline = Instant::now() + limit;
-        while self.child.try_wait().context("waiting for QEMU")?.is_none() {
+        loop {
+            if let Some(exit) = self.ended()? {
+                return Ok(exit);
+            }
             if Instant::now() >= deadline {
                 return Err(self.failed(&format!("the machine still ran after {limit:?}")));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How the machine has ended; none while it runs.
+    pub fn ended(&mut self) -> Result<Option<Exit>> {
+        if self.child.try_wait().context("waiting for QEMU")?.is_none() {
+            return Ok(None);
+        }
         let after = self.console.age();
         self.collect_the_rest();
-        Ok(Exit { reason: self.reason()?, after })
+        Ok(Some(Exit { reason: self.reason()?, after }))
+    }
+
+    /// Time since the machine was started, and since it last printed a line.
+    pub fn age_and_silence(&self) -> (Duration, Duration) {
+        let (age, last) = (self.console.age(), self.console().last().map(|line| line.at));
+        (age, age.saturating_sub(last.unwrap_or_default()))
     }
 
     /// Waits for the end and asserts how it came.
