@@ -16,9 +16,9 @@ mod terminal;
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::time::{ClockId, clock_gettime};
@@ -29,6 +29,8 @@ use ports::Port;
 pub use status::stage_begins;
 use terminal::Terminal;
 
+use crate::fail::panic::stop_if_panicked;
+
 const KERNEL_LOG: &str = "/dev/kmsg";
 /// Without this, the kernel drops all but ten lines in five seconds.
 const KERNEL_LOG_LIMIT: &str = "/proc/sys/kernel/printk_devkmsg";
@@ -36,8 +38,6 @@ const KERNEL_LOG_LIMIT: &str = "/proc/sys/kernel/printk_devkmsg";
 const MAX_LINE: usize = 900;
 /// How often the screen is drawn, and keys are looked for.
 const TURN: Duration = Duration::from_millis(250);
-/// The longest that a line waits for another to be written: as long as all dead ports together may take.
-const LOCKED: Duration = Duration::from_secs(10);
 /// How many lines a person is shown who asks for them; a screen has hardly more.
 const KEPT_LINES: usize = 120;
 
@@ -70,41 +70,43 @@ pub fn start_boot(level: LogLevel) {
 
 /// Changes how much is said from now on.
 pub fn set_level(level: LogLevel) {
-    if let Some(mut outputs) = CONSOLES.lock() {
-        outputs.level = filter(level);
-        let Outputs { terminal, lines, level, .. } = &mut *outputs;
-        terminal.iter_mut().for_each(|terminal| terminal.follow(*level, lines));
-    }
-}
-
-/// Shows lines on every console from now on: before the last words of a program that has gone wrong.
-pub fn show_lines() {
-    if let Some(mut outputs) = CONSOLES.lock() {
-        let Outputs { terminal, lines, level, .. } = &mut *outputs;
-        terminal.iter_mut().for_each(|terminal| terminal.end(*level, lines));
-    }
+    let mut outputs = CONSOLES.lock();
+    outputs.level = filter(level);
+    let Outputs { terminal, lines, level, .. } = &mut *outputs;
+    terminal.iter_mut().for_each(|terminal| terminal.follow(*level, lines));
 }
 
 /// Leaves every console to who comes after us, as the kernel made it, with the newest lines on the first one.
 pub fn hand_over() {
-    show_lines();
-    if let Some(mut outputs) = CONSOLES.lock() {
-        outputs.is_over = true;
-        outputs.terminal.iter_mut().for_each(Terminal::leave);
-        outputs.ports.iter_mut().for_each(Port::leave);
-    }
+    let mut outputs = CONSOLES.lock();
+    outputs.is_over = true;
+    let Outputs { terminal, ports, lines, level, .. } = &mut *outputs;
+    terminal.iter_mut().for_each(|terminal| terminal.leave(*level, lines));
+    ports.iter_mut().for_each(Port::leave);
+}
+
+/// Says lines of a thread that panics. Whatever the log holds or has come to, all is opened anew, and no lock is taken.
+pub fn last_words(lines: &[String]) {
+    let mut outputs = Outputs { kernel: open_kernel_log(), ..Outputs::NONE };
+    outputs.open_consoles();
+    outputs.terminal.iter_mut().for_each(Terminal::clear_screen);
+    lines.iter().for_each(|line| outputs.write(Level::Error, &one_line(line)));
 }
 
 fn open(level: LogLevel, open: impl FnOnce(&mut Outputs)) {
     // The kernel may have locked this on its command line; then its limit stays, and the consoles have it all.
     let _ = fs::write(KERNEL_LOG_LIMIT, "on\n");
-    if let Some(mut outputs) = CONSOLES.lock() {
-        outputs.level = filter(level);
-        outputs.kernel = OpenOptions::new().write(true).open(KERNEL_LOG).ok();
-        open(&mut outputs);
-    }
+    let mut outputs = CONSOLES.lock();
+    outputs.level = filter(level);
+    outputs.kernel = open_kernel_log();
+    open(&mut outputs);
+    drop(outputs);
     // Only a second call can fail, and a second logger would write the same lines.
     let _ = log::set_logger(&CONSOLES);
+}
+
+fn open_kernel_log() -> Option<File> {
+    OpenOptions::new().write(true).open(KERNEL_LOG).ok()
 }
 
 fn kernel_ports(names: &[String]) -> Vec<Port> {
@@ -125,13 +127,11 @@ fn filter(level: LogLevel) -> LevelFilter {
 
 /// Draws and looks for keys until the handoff.
 fn watch() {
-    loop {
+    let mut is_over = false;
+    while !is_over {
         thread::sleep(TURN);
-        if let Some(mut outputs) = CONSOLES.lock()
-            && outputs.turn()
-        {
-            return;
-        }
+        stop_if_panicked();
+        is_over = CONSOLES.lock().turn();
     }
 }
 
@@ -142,19 +142,8 @@ struct Consoles {
 }
 
 impl Consoles {
-    /// Not waited for without end: a panic while a line was written wants to write one, too.
-    fn lock(&self) -> Option<MutexGuard<'_, Outputs>> {
-        let begun = Instant::now();
-        loop {
-            match self.outputs.try_lock() {
-                Ok(outputs) => return Some(outputs),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < LOCKED => {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                Err(TryLockError::WouldBlock) => return None,
-            }
-        }
+    fn lock(&self) -> MutexGuard<'_, Outputs> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,6 +169,13 @@ impl Outputs {
     };
 
     fn open_for_boot(&mut self) {
+        self.open_consoles();
+        self.terminal.iter_mut().for_each(Terminal::take_keys);
+        self.ports.iter_mut().for_each(Port::take_keys);
+        self.file = BootLog::create(bootlog::PATH).ok();
+    }
+
+    fn open_consoles(&mut self) {
         self.terminal = Terminal::open();
         let mut names = ports::active();
         // The first virtual console is the one in front, too.
@@ -187,9 +183,7 @@ impl Outputs {
         let serial: Vec<String> = ports::serial().into_iter().filter(|name| !names.contains(name)).collect();
         self.ports =
             if names.is_empty() && self.terminal.is_some() { Vec::new() } else { kernel_ports(&names) };
-        self.ports.iter_mut().for_each(Port::take_keys);
         self.ports.extend(serial.iter().filter_map(|name| Port::open_serial(name)));
-        self.file = BootLog::create(bootlog::PATH).ok();
     }
 
     /// One turn of who draws; whether it was the last.
@@ -261,9 +255,7 @@ impl Log for Consoles {
             return;
         }
         let text = one_line(&format!("{}: {}", record.target(), record.args()));
-        if let Some(mut outputs) = self.lock() {
-            outputs.write(record.level(), &text);
-        }
+        self.lock().write(record.level(), &text);
     }
 
     fn flush(&self) {}

@@ -122,8 +122,12 @@ impl Port {
         Some(port)
     }
 
-    /// Has keys come one by one and without an echo. A console that refuses has no keys.
+    /// Has keys come one by one and without an echo. A console that refuses has no keys, and what hangs on a port that
+    /// nobody named may be no person.
     pub fn take_keys(&mut self) {
+        if self.is_ours {
+            return;
+        }
         let Ok(before) = tcgetattr(&self.file) else { return };
         let mut settings = before.clone();
         settings

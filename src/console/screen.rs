@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::letters;
-use super::status::{Bytes, Next, STAGES, Status, Trouble};
+use super::status::{Bytes, STAGES, Status, Trouble};
 
 /// What a stage brings, beside its name.
 const BRINGS: [&str; STAGES.len()] = [
@@ -277,14 +277,9 @@ impl Page {
         self.add(Line::of(Paint::Plain, cut(&facts, self.width)));
     }
 
-    fn countdown(&mut self, next: Next, left: Duration) {
+    fn countdown(&mut self, next: &str, left: Duration) {
         let left = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-        let what = match (next, left) {
-            (Next::Try, 0) => "trying again",
-            (Next::Reboot, 0) => "rebooting",
-            (Next::Try, _) => "next try in",
-            (Next::Reboot, _) => "reboot in",
-        };
+        let what = format!("{next} {}", if left > 0 { "in" } else { "now" });
         let text = if left < 100 { left.to_string() } else { format!("{}:{:02}", left / 60, left % 60) };
         let rows = if left > 0 { self.large(&text) } else { Vec::new() };
         let middle = rows.len() / 2;
@@ -293,7 +288,7 @@ impl Page {
         for place in 0..count {
             let mut line = Line::default();
             if place == if rows.is_empty() { count / 2 } else { middle } {
-                line = Line::of(Paint::Bright, what);
+                line = Line::of(Paint::Bright, what.as_str());
             }
             if let Some(row) = rows.get(place) {
                 line = line.at(16, Paint::Busy, row.as_str());
@@ -304,7 +299,7 @@ impl Page {
 
     fn foot(&mut self, view: &View<'_>) {
         if view.status.failure.is_none() {
-            self.add(Line::of(Paint::Dim, cut(view.newest, self.width)));
+            self.add(Line::of(Paint::Plain, cut(view.newest, self.width)));
         }
         self.add(self.ends((Paint::Plain, ""), (Paint::Dim, "any key: the log")));
     }
@@ -399,11 +394,10 @@ mod tests {
                 "56a1".repeat(16),
                 "4e85".repeat(16)
             ),
-            not_done: "nothing of the bundle ran".to_owned(),
             advice: "the server's copy was changed after signing: publish anew, and find out who changed it"
                 .to_owned(),
         };
-        Status { failure: Some(trouble), next: Some((Next::Try, Duration::from_secs(20))), ..status() }
+        Status { failure: Some(trouble), next: Some(("next try", Duration::from_secs(20))), ..status() }
     }
 
     /// The picture without its colours.
@@ -464,12 +458,12 @@ mod tests {
 
     #[test]
     fn a_countdown_of_minutes_is_one() {
-        let next = Some((Next::Reboot, Duration::from_secs(8 + 125)));
+        let next = Some(("reboot", Duration::from_secs(8 + 125)));
         let rows = drawn(&Status { next, ..failed() }, 80, 25);
         has(&rows, "reboot in");
         letters::large("2:05", 1).iter().for_each(|row| has(&rows, row));
-        let next = Some((Next::Reboot, Duration::from_secs(5)));
-        has(&drawn(&Status { next, ..failed() }, 80, 25), "rebooting");
+        let next = Some(("reboot", Duration::from_secs(5)));
+        has(&drawn(&Status { next, ..failed() }, 80, 25), "reboot now");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Status {
     /// Why the attempt has ended.
     pub failure: Option<Trouble>,
     /// What comes after that, and when.
-    pub next: Option<(Next, Duration)>,
+    pub next: Option<(&'static str, Duration)>,
     /// Bytes to write, bytes written, bytes that came over the network.
     pub bytes: Bytes,
 }
@@ -56,19 +56,8 @@ pub struct Trouble {
     pub code: String,
     /// What happened.
     pub sentence: String,
-    /// What did not happen.
-    pub not_done: String,
     /// What to try.
     pub advice: String,
-}
-
-/// What follows a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Another attempt.
-    Try,
-    /// A reboot.
-    Reboot,
 }
 
 static STATUS: Mutex<Status> = Mutex::new(Status {
@@ -149,12 +138,13 @@ pub fn received(bytes: u64) {
 }
 
 /// The attempt has ended.
-pub fn failed(trouble: Trouble) {
+pub fn failed(code: &str, sentence: String, advice: &str) {
+    let trouble = Trouble { code: code.to_owned(), sentence, advice: advice.to_owned() };
     status().failure = Some(trouble);
 }
 
-/// What comes next, and after how long.
-pub fn next(what: Next, after: Duration) {
+/// What comes next, such as `reboot`, and after how long.
+pub fn next(what: &'static str, after: Duration) {
     status().next = Some((what, since_boot() + after));
 }
 
@@ -198,7 +188,7 @@ mod tests {
         status.begin("identity", Duration::from_secs(2));
         status.begin("network", Duration::from_secs(3));
         status.failure = Some(Trouble::default());
-        status.next = Some((Next::Try, Duration::from_secs(60)));
+        status.next = Some(("next try", Duration::from_secs(60)));
         status.begin("identity", Duration::from_secs(60));
         assert_eq!((status.attempt, status.running, status.identity.as_str()), (2, 1, "farmer-7"));
         assert_eq!(status.took.iter().flatten().count(), 1);

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -30,6 +31,9 @@ const END: &str = "\x1bc";
 /// The rate is that of the last seconds.
 const MEASURED: Duration = Duration::from_secs(5);
 
+/// Whether the picture stands on the console, for a thread that panics: it may take no lock.
+static IS_DRAWN: AtomicBool = AtomicBool::new(false);
+
 /// What the first virtual console shows.
 pub struct Terminal {
     port: Port,
@@ -47,10 +51,9 @@ impl Terminal {
     /// Opens the console, if there is one; at first it shows lines.
     #[must_use]
     pub fn open() -> Option<Self> {
-        let mut port = Port::open(NAME)?;
+        let port = Port::open(NAME)?;
         // What is no terminal has no size.
         tcgetwinsize(port.file()).ok()?;
-        port.take_keys();
         let cursor = File::open(CURSOR).ok();
         let (drawn, meter) = (Vec::new(), VecDeque::new());
         let (is_screen, is_chosen, size, drawn_anew) = (false, false, (0, 0), Duration::ZERO);
@@ -65,17 +68,24 @@ impl Terminal {
         }
     }
 
-    /// Shows lines from now on, beginning with the newest so far, whatever was chosen.
-    pub fn end(&mut self, level: LevelFilter, lines: &Lines) {
-        self.is_chosen = true;
+    /// Has keys come here.
+    pub fn take_keys(&mut self) {
+        self.port.take_keys();
+    }
+
+    /// Shows lines from now on, beginning with the newest so far, and leaves the console to who comes after us.
+    pub fn leave(&mut self, level: LevelFilter, lines: &Lines) {
         if self.is_screen {
             self.turn_to(false, level, lines);
         }
+        self.port.leave();
     }
 
-    /// Leaves the console to who comes after us.
-    pub fn leave(&mut self) {
-        self.port.leave();
+    /// Takes away what another terminal of this program may have drawn.
+    pub fn clear_screen(&mut self) {
+        if IS_DRAWN.swap(false, Ordering::Relaxed) {
+            self.port.write(END.as_bytes());
+        }
     }
 
     /// A line of this level.
@@ -106,6 +116,7 @@ impl Terminal {
 
     fn turn_to(&mut self, is_screen: bool, level: LevelFilter, lines: &Lines) {
         self.is_screen = is_screen;
+        IS_DRAWN.store(is_screen, Ordering::Relaxed);
         self.drawn.clear();
         if is_screen {
             self.port.write(BEGIN.as_bytes());

@@ -5,6 +5,7 @@
 
 mod backtrace;
 mod descriptors;
+pub mod efi;
 #[cfg(test)]
 pub mod fake;
 pub mod linux;
