@@ -25,6 +25,7 @@ use rustix::time::{ClockId, clock_gettime};
 use zstrap_formats::config::LogLevel;
 
 use bootlog::BootLog;
+pub use bootlog::PATH as BOOT_LOG;
 use ports::Port;
 pub use status::stage_begins;
 use terminal::Terminal;
@@ -172,7 +173,7 @@ impl Outputs {
         self.open_consoles();
         self.terminal.iter_mut().for_each(Terminal::take_keys);
         self.ports.iter_mut().for_each(Port::take_keys);
-        self.file = BootLog::create(bootlog::PATH).ok();
+        self.file = BootLog::create(BOOT_LOG).ok();
     }
 
     fn open_consoles(&mut self) {

@@ -29,6 +29,8 @@ const LEAST_HEIGHT: usize = 20;
 const MARGIN: usize = 2;
 /// Hexadecimal digits beyond this tell a person nothing.
 const LONG_WORD: usize = 24;
+/// What stands for what is cut off.
+const CUT: &str = "...";
 /// Where values stand behind their names.
 const VALUES: usize = 10;
 
@@ -273,7 +275,10 @@ impl Page {
         }
         let stage = STAGES[view.status.running];
         let mut facts = format!("stage {stage}");
-        view.status.facts.iter().for_each(|(name, value)| facts.push_str(&format!("   {name} {value}")));
+        for (_, value) in &view.status.facts {
+            // The first of what is known of it: the address, not its gateway.
+            facts.push_str(&format!("   {}", value.split(' ').next().unwrap_or_default()));
+        }
         self.add(Line::of(Paint::Plain, cut(&facts, self.width)));
     }
 
@@ -301,16 +306,17 @@ impl Page {
         if view.status.failure.is_none() {
             self.add(Line::of(Paint::Plain, cut(view.newest, self.width)));
         }
-        self.add(self.ends((Paint::Plain, ""), (Paint::Dim, "any key: the log")));
+        self.add(self.ends((Paint::Plain, ""), (Paint::Plain, "any key: the log")));
     }
 }
 
-/// The first so many characters; what is cut off is told by an ellipsis.
+/// The first so many characters; what is cut off is told by dots, as a VGA has no ellipsis.
 fn cut(text: &str, columns: usize) -> String {
     if text.chars().count() <= columns {
         return text.to_owned();
     }
-    text.chars().take(columns.saturating_sub(1)).chain((columns > 0).then_some('…')).collect()
+    let dots = CUT.len().min(columns);
+    text.chars().take(columns - dots).chain(CUT.chars().take(dots)).collect()
 }
 
 /// Lines of so many columns, broken at blanks.
@@ -328,7 +334,7 @@ fn wrap(text: &str, columns: usize, lines: usize) -> Vec<String> {
     if wrapped.len() > lines
         && let Some(last) = wrapped.get_mut(lines.saturating_sub(1))
     {
-        *last = format!("{}…", cut(last, columns.saturating_sub(1)));
+        *last = cut(&format!("{last} {CUT}"), columns);
     }
     wrapped.truncate(lines);
     wrapped
@@ -338,7 +344,7 @@ fn wrap(text: &str, columns: usize, lines: usize) -> Vec<String> {
 fn readable(sentence: &str) -> String {
     let is_digest = |word: &str| word.len() > LONG_WORD && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     let short = |word: &str| match word.trim_end_matches([',', ';', ':']) {
-        digest if is_digest(digest) => format!("{}…{}", &digest[..8], &word[digest.len()..]),
+        digest if is_digest(digest) => format!("{}{CUT}{}", &digest[..8], &word[digest.len()..]),
         _ => word.to_owned(),
     };
     sentence.split(' ').map(short).collect::<Vec<_>>().join(" ")
@@ -445,7 +451,7 @@ mod tests {
         let large = letters::large("ZS-FETCH-03", 1);
         assert!(large[0].chars().count() > 76, "a code that is too wide for these letters");
         has(&rows, "ZS-FETCH-03");
-        has(&rows, "./sbin/hello has SHA-256 56a156a1…, the list says 4e854e85…");
+        has(&rows, "./sbin/hello has SHA-256 56a156a1..., the list says 4e854e85...");
         has(&rows, "try: the server's copy was changed after signing");
         has(&rows, "next try in");
         letters::large("12", 1).iter().for_each(|row| has(&rows, row));
@@ -501,10 +507,10 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_end_with_an_ellipsis() {
+    fn long_texts_end_with_dots() {
         assert_eq!(wrap("one two three four", 9, 9), ["one two", "three", "four"]);
-        assert_eq!(wrap("one two three four", 9, 2), ["one two", "three…"]);
-        assert_eq!(wrap("unbreakable", 5, 2), ["unbr…"]);
+        assert_eq!(wrap("one two three four", 9, 2), ["one two", "three ..."]);
+        assert_eq!(wrap("unbreakable", 5, 2), ["un..."]);
         assert_eq!(wrap("", 5, 2), [""; 0]);
     }
 }

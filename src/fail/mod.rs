@@ -129,8 +129,7 @@ impl Failure {
 
     /// Says all of it, one fact a line.
     pub fn explain(&self) {
-        let (sentence, advice) =
-            (Chain(&*self.error), self.advice.as_deref().unwrap_or(self.code.advice()));
+        let (sentence, advice) = (Chain(&*self.error), self.advice.as_deref().unwrap_or(self.code.advice()));
         let lines = lines(self.code, self.stage.as_str(), &sentence, self.stage.not_done(), advice);
         status::failed(self.code.as_str(), sentence.to_string(), advice);
         log::error!(target: self.stage.as_str(), "refused reason={} code={}", self.reason(), self.code.as_str());
