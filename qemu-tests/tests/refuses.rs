@@ -13,6 +13,7 @@ use zstrap_formats::signature::{ArchField, Kind};
 use zstrap_formats::site::signature_by;
 use zstrap_formats::time::{DAY, Timestamp};
 use zstrap_mkimage::{Image, slots};
+use zstrap_qemu_tests::artefacts;
 use zstrap_qemu_tests::boot::{BOUND, expect_refusal, expect_refusal_by};
 use zstrap_qemu_tests::http::{Fault, Rule};
 use zstrap_qemu_tests::site::{IMPATIENT, SMALL, Scene, Tree, now};
@@ -178,7 +179,8 @@ fn refuses_list_with_the_signature_of_another_kind() -> Result<()> {
 #[test]
 fn refuses_list_for_another_arch() -> Result<()> {
     let scene = Scene::new("refuses-wrong-arch")?;
-    scene.resign(&scene.list(SMALL)?, |comment| comment.arch = ArchField::One(Arch::Arm64))?;
+    let other = if artefacts::arch() == Arch::Amd64 { Arch::Arm64 } else { Arch::Amd64 };
+    scene.resign(&scene.list(SMALL)?, |comment| comment.arch = ArchField::One(other))?;
     list_refused(&scene, "wrong-arch")
 }
 
