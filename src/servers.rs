@@ -17,6 +17,7 @@ use zstrap_formats::identity::Identity;
 use zstrap_formats::site;
 use zstrap_formats::url::Scheme;
 
+use crate::console::status;
 use crate::fail::{Chain, Code, Refusal};
 use crate::http::{HttpError, Patience, Server, ServerError, Source};
 use crate::media::Media;
@@ -447,6 +448,7 @@ impl Servers {
     /// Bytes came from a server.
     pub fn gave(&self, index: Index, bytes: u64) {
         self.mirror(index).bytes.fetch_add(bytes, Ordering::Relaxed);
+        status::received(bytes);
     }
 
     /// One connection of a server brought this much in this time.

@@ -14,6 +14,7 @@ mod network;
 mod packed;
 mod recovers;
 mod refuses;
+mod screens;
 mod supervise;
 mod tls;
 
