@@ -170,10 +170,12 @@ impl Policy {
         }
     }
 
-    /// Waits before attempt `done + 1`; when all attempts are used, says so and ends this boot.
-    pub fn wait_or_reboot(&self, done: u32) {
+    /// Waits before attempt `done + 1`, at least as long as servers have asked for; when all attempts are used, says so
+    /// and ends this boot.
+    pub fn wait_or_reboot(&self, done: u32, asked: Duration) {
         match self.retry.pause_after(done, random()) {
             Some(pause) => {
+                let pause = pause.max(asked);
                 let retries = self.retry.tries - 1;
                 log::error!(target: "fail", "retry {done} of {retries} in {:.1}s", pause.as_secs_f64());
                 std::thread::sleep(pause);

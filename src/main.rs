@@ -64,7 +64,7 @@ fn boot() -> ! {
         if failure.is_final() {
             policy.reboot();
         }
-        policy.wait_or_reboot(attempt);
+        policy.wait_or_reboot(attempt, machine.servers.wait());
     }
     fail::reboot()
 }

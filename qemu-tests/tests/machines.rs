@@ -13,6 +13,7 @@ mod network;
 mod packed;
 mod recovers;
 mod refuses;
+mod servers;
 mod supervise;
 mod tls;
 
