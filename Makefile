@@ -1,6 +1,7 @@
 # What a developer runs. `make` lists the targets.
 #
-# In:      KEEP=1 keeps the demo's machine and gives its console; ZSTRAP_CACHE moves the cache folder.
+# In:      ARCH=arm64 makes the demo's machine one of arm64; KEEP=1 keeps it and gives its console; ZSTRAP_CACHE moves
+#          the cache folder; N, SEED and FIRST say which boots `make soak` makes.
 # Out:     everything that is built lies below out/ (and cargo's target folder).
 # Failure: the first step that fails ends the run; its own message stands last.
 
@@ -13,28 +14,39 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-MUSL := x86_64-unknown-linux-musl
+MUSL_amd64 := x86_64-unknown-linux-musl
+MUSL_arm64 := aarch64-unknown-linux-musl
+ARCH ?= amd64
 KEEP ?=
+N ?= 40
+SEED ?=
+FIRST ?= 0
+# Not empty: also the tests in whole machines that are not of the core set.
+ALL ?=
 
 ##@ Use
 .PHONY: demo
-demo: setup-demo ## A real boot in QEMU, from keys to services under zinit (KEEP=1: leaves a console)
-	@$(MAKE) build
-	@KEEP='$(KEEP)' scripts/demo
+demo: setup-demo ## A real boot in QEMU, from keys to services under zinit (ARCH=arm64, KEEP=1: leaves a console)
+	@$(MAKE) -j3 zstrap init-$(ARCH) kernel-$(ARCH) demo-tree-$(ARCH)
+	@ARCH='$(ARCH)' KEEP='$(KEEP)' scripts/demo
 
 .PHONY: build
-build: ## All programs, the kernel and the demo's tree, into out/
+build: ## All programs, the kernels and the demo's trees, into out/
 	@$(MAKE) -j3 programs kernel demo-tree
 
 ##@ Check
 # The steps run one after the other whatever -j says: they share cargo's lock and the processor.
-TEST_STEPS := fmt shell clippy arm64 deny doc build unit fuzz-smoke qemu
+TEST_STEPS := fmt shell clippy deny doc build unit fuzz-smoke qemu
 
 .PHONY: test
 test: setup-test ## Everything a change has to pass: each step below, in this order
 	@for step in $(TEST_STEPS); do \
 	  printf '\n== %s\n' "$$step"; SECONDS=0; $(MAKE) -j1 "$$step"; printf '== %s took %s s\n' "$$step" "$$SECONDS" >&2; \
 	done
+
+.PHONY: test-all
+test-all: setup-test ## All of that and every test in a whole machine, with a dated log in out/
+	@scripts/test-all $(TEST_STEPS)
 
 .PHONY: fmt
 fmt: ## Formatting
@@ -49,10 +61,6 @@ shell: ## Shell scripts: shellcheck, and syntax of what runs in the demo's machi
 .PHONY: clippy
 clippy: ## Lints, warnings are errors
 	cargo clippy --workspace --all-targets -- -D warnings
-
-.PHONY: arm64
-arm64: ## The init is compiled and linked for arm64 as well
-	cargo build --profile init --target aarch64-unknown-linux-musl -p zstrap-init
 
 .PHONY: deny
 deny: ## Licences, duplicates and sources of dependencies
@@ -71,45 +79,71 @@ fuzz-smoke: ## Each fuzz target for 10 seconds (FUZZ_SECONDS)
 	scripts/fuzz-smoke
 
 .PHONY: qemu
-qemu: build ## Whole machines: boots, refuses, recovers
+qemu: build ## Whole machines: boots, refuses, recovers; what may differ on arm64, there as well
 	cargo test -p zstrap-qemu-tests --no-run
 	@$(MAKE) -j2 qemu-busy qemu-waiting
 
 # Machines that wait for minutes cost hardly any processor: they run beside the others.
-.PHONY: qemu-busy qemu-waiting
+.PHONY: qemu-busy qemu-waiting qemu-amd64 qemu-arm64
+qemu-amd64 qemu-arm64 qemu-waiting: NOT_CORE := $(if $(ALL),--include-ignored)
 qemu-busy:
-	cargo test -p zstrap-qemu-tests --lib --bins --test machines -- --test-threads=3
+	@$(MAKE) -j1 qemu-amd64 qemu-arm64
 qemu-waiting:
-	cargo test -p zstrap-qemu-tests --test waiting -- --test-threads=4
+	cargo test -p zstrap-qemu-tests --test waiting -- --test-threads=4 $(NOT_CORE)
+qemu-amd64:
+	cargo test -p zstrap-qemu-tests --lib --bins --test machines -- --test-threads=3 $(NOT_CORE)
+
+# The groups of tests that run on arm64 too; ARM64_GROUPS= runs all of them there.
+ARM64_GROUPS ?= boots:: refuses:: network:: recovers::
+qemu-arm64:
+	ZSTRAP_TEST_ARCH=arm64 cargo test -p zstrap-qemu-tests --test machines -- --test-threads=3 $(NOT_CORE) $(ARM64_GROUPS)
+
+.PHONY: soak
+soak: build ## N=40 boots with randomly drawn faults; SEED and FIRST repeat some of them
+	cargo run -p zstrap-qemu-tests --bin soak -- --boots $(N) --first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
 bench: build ## Figures: boot against a busybox script, sizes, publish against sha256sum and md5sum
 	cargo run -p zstrap-qemu-tests --release --bin bench
 
 ##@ Parts
-.PHONY: programs
-programs: ## out/bin: zstrap, the init, the payload of the tests
+.PHONY: programs zstrap
+programs: zstrap init-amd64 init-arm64 payload-amd64 payload-arm64 before ## out/bin: zstrap, the init, the programs of the tests
+zstrap:
 	cargo build --release -p zstrap
-	@# One by one: together they would share features, and the init would grow by the payload's.
-	cargo build --profile init --target $(MUSL) -p zstrap-init
-	cargo build --profile init --target $(MUSL) -p zstrap-test-payload
 	@install -d out/bin
 	@install -C $(TARGET_DIR)/release/zstrap out/bin/zstrap
-	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-init out/bin/zstrap-init-amd64
-	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-test-payload out/bin/zstrap-test-payload
-	@install -C $(TARGET_DIR)/$(MUSL)/init/zstrap-test-before out/bin/zstrap-test-before
 
-.PHONY: kernel
-kernel: ## out/kernel/amd64: Debian's packaged kernel and its modules, unpacked
-	kernel-config/debian out/kernel/amd64
+# One by one: together they would share features, and the init would grow by the payload's.
+.PHONY: init-amd64 init-arm64 payload-amd64 payload-arm64 before
+init-amd64 init-arm64: init-%:
+	cargo build --profile init --target $(MUSL_$*) -p zstrap-init
+	@install -d out/bin
+	@install -C $(TARGET_DIR)/$(MUSL_$*)/init/zstrap-init out/bin/zstrap-init-$*
+payload-amd64 payload-arm64: payload-%:
+	cargo build --profile init --target $(MUSL_$*) -p zstrap-test-payload --bin zstrap-test-payload
+	@install -d out/bin
+	@install -C $(TARGET_DIR)/$(MUSL_$*)/init/zstrap-test-payload out/bin/zstrap-test-payload-$*
+before:
+	cargo build --profile init --target $(MUSL_amd64) -p zstrap-test-payload --bin zstrap-test-before
+	@install -d out/bin
+	@install -C $(TARGET_DIR)/$(MUSL_amd64)/init/zstrap-test-before out/bin/zstrap-test-before
 
-.PHONY: demo-tree
-demo-tree: ## out/demo-tree: the files of the bundle demo
-	bundles/demo/build out/demo-tree
+.PHONY: kernel kernel-amd64 kernel-arm64 kernel-amd64-generic
+kernel: kernel-amd64 kernel-arm64 kernel-amd64-generic ## out/kernel: Debian's packaged kernels and their modules, unpacked
+kernel-amd64 kernel-arm64: kernel-%:
+	kernel-config/debian $*
+kernel-amd64-generic:
+	kernel-config/debian amd64 generic
+
+.PHONY: demo-tree demo-tree-amd64 demo-tree-arm64
+demo-tree: demo-tree-amd64 demo-tree-arm64 ## out/demo-tree: the files of the bundle demo, for each architecture
+demo-tree-amd64 demo-tree-arm64: demo-tree-%:
+	bundles/demo/build $* out/demo-tree/$*
 
 .PHONY: setup-demo setup-test
 setup-demo: ## Installs what `make demo` needs
-	@scripts/setup demo
+	@scripts/setup demo $(ARCH)
 setup-test: ## Installs what `make test` needs
 	@scripts/setup test
 

@@ -43,7 +43,8 @@ as_root() {
 
 # lock NAME: one run at a time works on cache entry NAME; the lock goes with the calling process.
 lock() {
+    local file
     mkdir -p "$CACHE"
-    exec 9>"$CACHE/.$1.lock"
-    flock -w 1800 9 || die "another run has held the cache lock $1 for 30 minutes"
+    exec {file}>"$CACHE/.$1.lock"
+    flock -w 1800 "$file" || die "another run has held the cache lock $1 for 30 minutes"
 }

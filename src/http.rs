@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, KeyProvider};
@@ -19,7 +19,8 @@ use zstrap_formats::identity::Identity;
 use zstrap_formats::time::Timestamp;
 use zstrap_formats::url::Url;
 
-use crate::sys::names::EachFamily;
+use crate::fail::Code;
+use crate::sys::names::{EachFamily, NoSuchName};
 
 /// How long a server is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
 /// The longest that a server is left alone because it asks for that.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long a small file may come without a word about it.
+const SILENT: Duration = Duration::from_secs(20);
 /// Connections to one server at once: enough to hide the round trips of small files.
 pub const CONNECTIONS: usize = 4;
 
@@ -127,14 +130,27 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// The word for the log.
+    /// Which failure it is where a file of a site was asked for.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::NotFound { .. } => "not-found",
-            Self::Status { .. } => "http-status",
-            Self::TooLarge { .. } => "too-large",
-            Self::Range { .. } | Self::Certificate { .. } | Self::Transport { .. } => "io",
+            Self::NotFound { .. } => Code::FileMissing,
+            Self::Status { .. } => Code::FileStatus,
+            Self::TooLarge { .. } => Code::FileTooLarge,
+            Self::Range { .. } | Self::Certificate { .. } | Self::Transport { .. } => Code::FileBroken,
+        }
+    }
+
+    /// Which failure it is where nobody knows yet whether there is a site.
+    #[must_use]
+    pub fn code_of_probe(&self) -> Code {
+        match self {
+            Self::NotFound { .. } => Code::NotPublished,
+            Self::Status { .. } | Self::Range { .. } => Code::StatusAtFirst,
+            Self::TooLarge { .. } => Code::NotOurs,
+            Self::Certificate { source, .. } => source.code(),
+            Self::Transport { url, .. } if url.starts_with("file:") => Code::NoMedium,
+            Self::Transport { source, .. } => code_of_transport(source),
         }
     }
 
@@ -150,6 +166,27 @@ impl HttpError {
             Some(source) => Self::Certificate { url, source },
             None => Self::Transport { url, source },
         }
+    }
+}
+
+fn code_of_transport(error: &io::Error) -> Code {
+    use ureq::Timeout::{Connect, Resolve};
+    let inner = error.get_ref();
+    if inner.is_some_and(|inner| inner.is::<NoSuchName>()) {
+        return Code::NameUnknown;
+    }
+    match inner.and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+        Some(ureq::Error::Timeout(Resolve)) => return Code::NameUnknown,
+        Some(ureq::Error::Timeout(Connect)) => return Code::Unreachable,
+        Some(ureq::Error::TooManyRedirects) => return Code::NotOurs,
+        _ => {}
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Code::ConnectionRefused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::TimedOut => {
+            Code::Unreachable
+        }
+        _ => Code::NoAnswer,
     }
 }
 
@@ -195,6 +232,17 @@ pub enum BadCertificate {
 }
 
 impl BadCertificate {
+    fn code(&self) -> Code {
+        match self {
+            Self::Expired { .. } | Self::NotYetValid { .. } => Code::OtherTime,
+            Self::Name(_) => Code::OtherName,
+            Self::UnknownCa => Code::UnknownCa,
+            Self::Signature => Code::OtherSigner,
+            Self::IsCa => Code::CaAsServer,
+            Self::Other(_) => Code::BadCertificate,
+        }
+    }
+
     /// Whether it would hold at another time.
     #[must_use]
     pub fn is_about_time(&self) -> bool {
@@ -444,14 +492,30 @@ impl Server {
     ) -> Result<Vec<u8>, HttpError> {
         let response = self.request(path, &From::default(), body, whole)?;
         let url = || self.base.join(path);
-        let mut bytes = Vec::new();
         // One byte more than allowed tells a full file from one that goes on.
-        let mut reader = response.into_body().into_reader().take(limit.saturating_add(1));
-        reader.read_to_end(&mut bytes).map_err(|source| HttpError::Transport { url: url(), source })?;
+        let reader = response.into_body().into_reader().take(limit.saturating_add(1));
+        let bytes = read_all(reader, path).map_err(|source| HttpError::Transport { url: url(), source })?;
         if bytes.len() as u64 > limit {
             return Err(HttpError::TooLarge { url: url(), limit });
         }
         Ok(bytes)
+    }
+}
+
+/// Reads to the end; a file that drips is named from time to time: nobody should stand before a silent screen.
+fn read_all(mut reader: impl Read, path: &str) -> io::Result<Vec<u8>> {
+    let (mut bytes, mut piece, mut said) = (Vec::new(), [0; 4096], Instant::now());
+    loop {
+        match reader.read(&mut piece) {
+            Ok(0) => return Ok(bytes),
+            Ok(read) => bytes.extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if said.elapsed() >= SILENT {
+            said = Instant::now();
+            log::info!(target: "servers", "slow path={path} have={}", bytes.len());
+        }
     }
 }
 

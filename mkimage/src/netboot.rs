@@ -16,6 +16,11 @@ use crate::{folder, initramfs, kernel, program};
 /// What iPXE would not pass on to the kernel as it stands: quotes, settings, ends of commands, comments.
 const IPXE_SYNTAX: &str = "\"'\\$|&;#";
 
+/// Seconds for a person to read what a kernel has said that panicked. A later `panic=` of the appended words wins.
+const PANIC: u32 = 30;
+/// How what gzip has packed begins: an arm64 kernel may come as `Image.gz`.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
 /// What an image is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
@@ -55,6 +60,8 @@ pub fn write(parts: &Parts<'_>, target: &Path) -> anyhow::Result<Image> {
 }
 
 fn check_kernel(parts: &Parts<'_>) -> anyhow::Result<()> {
+    // QEMU would take it, boot loaders do not.
+    ensure!(!parts.kernel.starts_with(GZIP), "kernel: packed by gzip, expected it unpacked (gunzip)");
     let kernel = kernel::identify(parts.kernel).context("kernel: neither a bzImage nor an arm64 Image")?;
     ensure!(kernel.arch == parts.arch, "kernel is for {}, expected {}", kernel.arch, parts.arch);
     if let (Some(kernel), Some(modules)) = (&kernel.release, &parts.modules.release) {
@@ -63,7 +70,8 @@ fn check_kernel(parts: &Parts<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Both consoles a node may have: the last one named becomes /dev/console.
+/// Both consoles a node may have: the last one named becomes /dev/console. A kernel that panics, also before the init
+/// could say so, has to come back.
 fn cmdline(arch: Arch, append: &str) -> anyhow::Result<String> {
     let line_breaks = append.contains(|c: char| c.is_control());
     ensure!(!line_breaks, "command line {append:?}: expected no control characters");
@@ -74,7 +82,7 @@ fn cmdline(arch: Arch, append: &str) -> anyhow::Result<String> {
         Arch::Amd64 => "ttyS0",
         Arch::Arm64 => "ttyAMA0",
     };
-    Ok(format!("console=tty0 console={serial},115200 quiet {append}").trim_end().to_owned())
+    Ok(format!("console=tty0 console={serial},115200 quiet panic={PANIC} {append}").trim_end().to_owned())
 }
 
 /// Names relative to the script's own URL. `initrd=` tells EFI kernels which of iPXE's files is theirs.
@@ -102,7 +110,7 @@ mod tests {
     fn the_script_loads_both_files_with_the_command_line() {
         let image = Image::netboot("amd64", &cmdline(Arch::Amd64, "zstrap.log=debug").unwrap(), 4096);
         let script = ipxe_script(&image);
-        let expected = "#!ipxe\nkernel kernel initrd=initramfs console=tty0 console=ttyS0,115200 quiet zstrap.log=debug || goto failed\ninitrd initramfs || goto failed\nboot || goto failed\n";
+        let expected = "#!ipxe\nkernel kernel initrd=initramfs console=tty0 console=ttyS0,115200 quiet panic=30 zstrap.log=debug || goto failed\ninitrd initramfs || goto failed\nboot || goto failed\n";
         assert!(script.starts_with(expected), "{script}");
     }
 
@@ -113,6 +121,6 @@ mod tests {
             let error = cmdline(Arch::Amd64, &format!("a{found}b")).unwrap_err().to_string();
             assert!(error.contains(&format!(": {found} is syntax of iPXE")), "{error}");
         }
-        assert_eq!(cmdline(Arch::Arm64, "").unwrap(), "console=tty0 console=ttyAMA0,115200 quiet");
+        assert_eq!(cmdline(Arch::Arm64, "").unwrap(), "console=tty0 console=ttyAMA0,115200 quiet panic=30");
     }
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use zstrap_formats::slot;
-use zstrap_qemu_tests::artefacts::artefact;
+use zstrap_qemu_tests::artefacts;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
 use zstrap_qemu_tests::site::{FARMER, IMPATIENT, POOL, SMALL, Scene, Tree};
-use zstrap_qemu_tests::vm::{Reason, Vm};
+use zstrap_qemu_tests::vm::{Reason, Vm, serial};
 
 /// The values that the payload reported for `key`, in their order.
 fn facts(vm: &Vm, key: &str) -> Vec<String> {
@@ -70,7 +70,7 @@ fn check_process(vm: &Vm) -> Result<()> {
     let open = facts(vm, "fd");
     let console = |number: usize, link: &str| {
         let target = link.strip_prefix(&format!("{number} -> ")).unwrap_or_default();
-        ["/dev/console", "/dev/ttyS0"].contains(&target)
+        target == "/dev/console" || target == format!("/dev/{}", serial())
     };
     let clean = open.len() == 3 && open.iter().enumerate().all(|(number, link)| console(number, link));
     ensure!(clean, vm.failed(&format!("expected 0, 1 and 2 on the console, found {open:?}")));
@@ -134,7 +134,7 @@ fn check_memory(vm: &Vm) -> Result<()> {
     let files = fact(vm, "tree")?;
     let bytes =
         files.split(' ').find_map(|word| word.strip_prefix("bytes=")).context("no bytes in the tree")?;
-    let node = std::fs::metadata(artefact("bin/zstrap-init-amd64")?)?.len();
+    let node = std::fs::metadata(artefacts::init(artefacts::arch())?)?.len();
     let expected = (bytes.parse::<u64>()? + node) / 1024;
     let found: u64 = fact(vm, "Shmem")?.parse()?;
     let room = 512;
@@ -162,7 +162,7 @@ fn ends_the_boot_when_the_program_is_not_there() -> Result<()> {
     scene.add_config("wrong", &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/nothing"] }))?;
     let mut vm = scene.machine()?.append(IMPATIENT).start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    vm.assert_line("] fail: stage=handoff reason=exec")?;
+    vm.assert_line("] fail: code=ZS-RUN-01 stage=handoff reason=exec")?;
     vm.assert_line("/sbin/nothing")?;
     vm.assert_line("] fail: rebooting in 1s").map(drop)
 }
@@ -182,7 +182,7 @@ fn makes_no_other_attempt_once_the_root_has_changed() -> Result<()> {
 
     let mut vm = scene.machine()?.append(IMPATIENT).start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    let refusals = vm.find_all("] handoff: refused reason=exec");
+    let refusals = vm.find_all("] handoff: refused reason=exec code=ZS-RUN-02");
     ensure!(refusals.len() == 1, vm.failed("expected one `handoff: refused reason=exec`"));
     vm.assert_line("] fail: because: *Exec format error")?;
     vm.assert_line("] fail: rebooting in 1s")?;
@@ -200,8 +200,8 @@ fn reboots_when_the_program_ends_and_the_kernel_panics() -> Result<()> {
     let mut scene = Scene::new("handoff-program-ends")?;
     scene.publish(&Tree::copy_of("demo-tree")?, "ends")?;
     scene.add_config("ends", &json!({ "version": 1, "bundle": "ends", "exec": ["/bin/false"] }))?;
-    // Nobody has said `panic=` on the command line: the init has seen to the reboot.
-    let mut vm = scene.machine()?.start()?;
+    // The image says `panic=30`, and what is appended wins.
+    let mut vm = scene.machine()?.append("panic=2").start()?;
     vm.expect_exit(&Reason::Panic, BOUND)?;
     let handoff = vm.assert_line("] handoff: exec /bin/false ")?;
     let panic = vm.assert_line("Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100")?;
