@@ -67,7 +67,7 @@ fn boot() -> ! {
         if failure.is_final() {
             policy.end(machine.on_failure);
         }
-        policy.wait_or_end(attempt, machine.on_failure);
+        policy.wait_or_end(attempt, machine.servers.wait(), machine.on_failure);
     }
     fail::reboot()
 }

@@ -15,6 +15,7 @@ mod packed;
 mod recovers;
 mod refuses;
 mod screens;
+mod servers;
 mod supervise;
 mod tls;
 

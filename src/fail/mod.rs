@@ -218,10 +218,11 @@ impl Policy {
         }
     }
 
-    /// Waits before attempt `done + 1`; when all attempts are used, says so and ends this boot as `at_the_end` says.
-    pub fn wait_or_end(&self, done: u32, at_the_end: OnFailure) {
+    /// Waits before attempt `done + 1`, at least as long as servers have asked for; when all attempts are used, says so
+    /// and ends this boot as `at_the_end` says.
+    pub fn wait_or_end(&self, done: u32, asked: Duration, at_the_end: OnFailure) {
         match self.retry.pause_after(done, random()) {
-            Some(time) => pause(Next::Retry(done, self.retry.tries - 1), time),
+            Some(time) => pause(Next::Retry(done, self.retry.tries - 1), time.max(asked)),
             None => self.end(at_the_end),
         }
     }
