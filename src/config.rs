@@ -14,7 +14,7 @@ use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
 use crate::clock::Now;
-use crate::fail::Refusal;
+use crate::fail::{Code, Refusal};
 use crate::http::Source;
 use crate::servers::Servers;
 use crate::signed::{self, Request, Signed};
@@ -58,31 +58,23 @@ pub enum Error {
 }
 
 impl Refusal for Error {
-    fn reason(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::Signed(error) => error.reason(),
-            Self::Sha256Pin { .. } => "sha256-pin",
-            Self::Md5Pin { .. } => "md5-pin",
-            Self::Config(ConfigError::MustUnderstand(_)) => "must-understand",
-            Self::Config(_) => "config-syntax",
-            Self::Bundle { .. } => "wrong-bundle",
-            Self::Unsupported(_) => "unsupported",
+            Self::Signed(error) => error.code(),
+            Self::Sha256Pin { .. } => Code::Sha256Pin,
+            Self::Md5Pin { .. } => Code::Md5Pin,
+            Self::Config(ConfigError::MustUnderstand(_)) => Code::MustUnderstand,
+            Self::Config(_) => Code::ConfigSyntax,
+            Self::Bundle { .. } => Code::WrongBundle,
+            Self::Unsupported(_) => Code::NoDisk,
         }
     }
 
-    fn advice(&self) -> String {
+    fn advice(&self) -> Option<String> {
         match self {
-            Self::Signed(error) => return error.advice(),
-            Self::Sha256Pin { .. } | Self::Md5Pin { .. } => {
-                "make an image that pins the config you want, or none"
-            }
-            Self::Config(_) => {
-                "make an image with an init that knows this config, or correct it: zstrap config check"
-            }
-            Self::Bundle { .. } => "correct the kernel command line, or list the bundle in the config",
-            Self::Unsupported(_) => "change the config, or make an image with a later init",
+            Self::Signed(error) => error.advice(),
+            _ => None,
         }
-        .to_owned()
     }
 }
 
@@ -180,8 +172,7 @@ fn chosen_bundle(config: &Config, cmdline: &Cmdline) -> Result<Name, Error> {
 }
 
 /// Fields that are checked, but that this version does not act on.
-const NOT_ACTED_ON: [&str; 7] =
-    ["registrars", "mycelium", "debug", "on_failure", "watchdog", "report", "root.disk"];
+const NOT_ACTED_ON: [&str; 6] = ["registrars", "mycelium", "debug", "watchdog", "report", "root.disk"];
 
 /// A field that must be understood must also be acted on: to know its name is not enough.
 fn check_demands(config: &Config) -> Result<(), Error> {
@@ -200,7 +191,6 @@ fn mention(config: &Config) {
         "registrars" => !config.registrars.is_empty(),
         "mycelium" => !config.mycelium.peers.is_empty() || !config.mycelium.listen.is_empty(),
         "debug" => config.debug.is_some(),
-        "on_failure" => config.on_failure != config::OnFailure::default(),
         "watchdog" => config.watchdog.is_some(),
         "report" => config.report.is_some(),
         // A disk is only named with a size, and that is refused.

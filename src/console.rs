@@ -70,6 +70,26 @@ struct Console {
     file: File,
 }
 
+/// Says lines of a thread that panics. Whatever the log holds or has come to, all is opened anew, and no lock is taken.
+pub fn last_words(lines: &[String]) {
+    let mut outputs = open_all();
+    lines.iter().for_each(|line| outputs.write(&one_line(line)));
+}
+
+impl Outputs {
+    /// One clean line to every console and the kernel's log.
+    fn write(&mut self, text: &str) {
+        let line = format!("[{:8.3}] {text}\r\n", since_boot().as_secs_f64());
+        for console in &mut self.consoles {
+            console.write(line.as_bytes());
+        }
+        if let Some(kernel) = &mut self.kernel {
+            // As debug messages of a user program: the kernel must not print them on the consoles again.
+            let _ = kernel.write_all(format!("<15>zstrap: {text}\n").as_bytes());
+        }
+    }
+}
+
 fn open_all() -> Outputs {
     let names = fs::read_to_string(ACTIVE).unwrap_or_default();
     let console = |name: &str| {
@@ -101,14 +121,7 @@ impl Log for Consoles {
         }
         let text = one_line(&format!("{}: {}", record.target(), record.args()));
         let Ok(mut outputs) = self.outputs.lock() else { return };
-        let line = format!("[{:8.3}] {text}\r\n", since_boot().as_secs_f64());
-        for console in &mut outputs.consoles {
-            console.write(line.as_bytes());
-        }
-        if let Some(kernel) = &mut outputs.kernel {
-            // As debug messages of a user program: the kernel must not print them on the consoles again.
-            let _ = kernel.write_all(format!("<15>zstrap: {text}\n").as_bytes());
-        }
+        outputs.write(&text);
     }
 
     fn flush(&self) {}

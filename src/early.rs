@@ -5,20 +5,21 @@
 //! needs it will say why it cannot go on.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
 use zstrap_formats::cmdline::{Cmdline, same_name};
-use zstrap_formats::config::LogLevel;
+use zstrap_formats::config::{LogLevel, OnFailure};
 
 use crate::clock::{self, Clock};
+use crate::fail::Policy;
 use crate::modules::Modules;
 use crate::net::links::Link;
 use crate::net::settings::Settings;
 use crate::servers::Memory;
 use crate::sys::{Mount, NO_EXEC, System};
-use crate::{console, fail};
+use crate::{console, fail, loops};
 
 /// What a program finds on every Linux machine. `/run` may hold programs: ours lives on there.
 const MOUNTS: [Mount<'static>; 4] = [
@@ -59,6 +60,8 @@ pub struct Machine {
     pub servers: Memory,
     /// How often the network was looked for.
     pub network_attempts: usize,
+    /// What comes when all attempts have failed, as far as a config has been seen.
+    pub on_failure: OnFailure,
 }
 
 impl Machine {
@@ -75,8 +78,9 @@ pub fn prepare(system: &dyn System) -> Machine {
     let started = Instant::now();
     let failed: Vec<String> =
         MOUNTS.iter().filter_map(|m| Some((m, system.mount(m).err()?))).map(said).collect();
-    set_panic_hook();
+    let panic = reboot_after_kernel_panic();
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
+    fail::panic::set_hook(Policy::of(&cmdline));
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let modules = Modules::of_kernel(&kernel);
     let mut machine = Machine {
@@ -88,9 +92,10 @@ pub fn prepare(system: &dyn System) -> Machine {
         connected: None,
         servers: Memory::default(),
         network_attempts: 0,
+        on_failure: OnFailure::default(),
     };
     console::start(machine.log_level_of(None));
-    failed.iter().for_each(|line| log::warn!(target: "early", "{line}"));
+    failed.iter().chain(&panic).for_each(|line| log::warn!(target: "early", "{line}"));
     for name in unknown_words(&machine.cmdline) {
         log::warn!(target: "early", "ignored setting={name}: no such setting");
     }
@@ -98,7 +103,7 @@ pub fn prepare(system: &dyn System) -> Machine {
     if let Err(error) = rustix::system::reboot(RebootCommand::CadOn) {
         log::debug!(target: "early", "ctrl-alt-del stays off: {error}");
     }
-    reboot_after_kernel_panic();
+    loops::begin(&mut machine.modules);
     let loaded = machine.modules.load_for_hardware();
     report(system, &machine, loaded);
     machine
@@ -106,11 +111,12 @@ pub fn prepare(system: &dyn System) -> Machine {
 
 /// A kernel that has panicked, because memory ran out or PID 1 has ended, must not stand still for ever. What a
 /// person has set with `panic=` stays.
-fn reboot_after_kernel_panic() {
-    let set = fs::read_to_string(KERNEL_PANIC).is_ok_and(|text| text.trim() != "0");
-    if !set && let Err(error) = fs::write(KERNEL_PANIC, "10\n") {
-        log::warn!(target: "early", "no reboot after a kernel panic: writing {KERNEL_PANIC}: {error}");
+fn reboot_after_kernel_panic() -> Option<String> {
+    if fs::read_to_string(KERNEL_PANIC).is_ok_and(|text| text.trim() != "0") {
+        return None;
     }
+    let error = fs::write(KERNEL_PANIC, "10\n").err()?;
+    Some(format!("no reboot after a kernel panic: writing {KERNEL_PANIC}: {error}"))
 }
 
 /// A misspelt setting is one that a person believes to be in effect.
@@ -133,18 +139,6 @@ fn report(system: &dyn System, machine: &Machine, modules: usize) {
         clock::now(),
         machine.started.elapsed().as_secs_f64(),
     );
-}
-
-/// A panic of PID 1 would stop the kernel without a word of ours; say it, then start again.
-fn set_panic_hook() {
-    std::panic::set_hook(Box::new(|info| {
-        log::error!(target: "fail", "stage=init reason=panic");
-        log::error!(target: "fail", "because: {info}");
-        log::error!(target: "fail", "try: report this line; it is a defect of the init");
-        log::error!(target: "fail", "rebooting in 10s");
-        std::thread::sleep(Duration::from_secs(10));
-        fail::reboot();
-    }));
 }
 
 #[cfg(test)]

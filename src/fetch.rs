@@ -16,7 +16,7 @@ use zstrap_formats::list::{Entry, EntryKind};
 use zstrap_formats::packed::{self, Packed};
 
 use crate::download::{Download, mismatch};
-use crate::fail::Refusal;
+use crate::fail::{Code, Refusal};
 use crate::http::{CONNECTIONS, HttpError};
 use crate::list::VerifiedList;
 use crate::root::Root;
@@ -89,28 +89,17 @@ pub enum Error {
 }
 
 impl Refusal for Error {
-    fn reason(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::Get { source, .. } => source.reason(),
-            Self::Length { .. } => "length",
-            Self::Sha256 { .. } => "sha256",
-            Self::Md5 { .. } => "md5",
-            Self::Read { .. } | Self::Write { .. } => "io",
+            Self::Get { source: HttpError::NotFound { .. }, .. } => Code::BlobMissing,
+            Self::Get { source: HttpError::Status { .. }, .. } => Code::BlobStatus,
+            Self::Get { .. } | Self::Read { .. } => Code::BlobBroken,
+            Self::Length { .. } => Code::Length,
+            Self::Sha256 { .. } => Code::Sha256,
+            Self::Md5 { .. } => Code::Md5,
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => Code::RootFull,
+            Self::Write { .. } => Code::NotWritten,
         }
-    }
-
-    fn advice(&self) -> String {
-        match self {
-            Self::Get { .. } | Self::Read { .. } => {
-                "check the server and the network between it and this machine"
-            }
-            Self::Length { .. } | Self::Sha256 { .. } => {
-                "the server's copy was changed after signing: publish anew, and find out who changed it"
-            }
-            Self::Md5 { .. } => "publish the bundle anew with zstrap publish",
-            Self::Write { .. } => "give the machine more memory, or raise root.headroom in the config",
-        }
-        .to_owned()
     }
 }
 

@@ -11,8 +11,9 @@ use rustix::mount::MountFlags;
 use zstrap_formats::config::{Config, LogLevel};
 
 use crate::early::Machine;
-use crate::fail::{Failure, Refusal, Stage};
+use crate::fail::{self, Code, Failure, Refusal, Stage};
 use crate::fetch::Fetched;
+use crate::loops;
 use crate::net::handover::{HANDOVER, Handover};
 use crate::network::{HOSTS, RESOLV_CONF};
 use crate::node::facts::{self, FACTS, Facts};
@@ -79,24 +80,17 @@ pub enum Error {
 }
 
 impl Refusal for Error {
-    fn reason(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::NoProgram(_) | Self::Exec { .. } => "exec",
-            Self::Nul(_) => "config-syntax",
-            Self::System { .. } => "io",
+            Self::NoProgram(_) => Code::NoProgram,
+            Self::Exec { source, .. } => match source.raw_os_error() {
+                Some(nix::libc::ENOEXEC) => Code::NotAProgram,
+                Some(nix::libc::ENOENT) => Code::NoLoader,
+                _ => Code::NotRun,
+            },
+            Self::Nul(_) => Code::NulInConfig,
+            Self::System { .. } => Code::HandoffIo,
         }
-    }
-
-    fn advice(&self) -> String {
-        match self {
-            Self::NoProgram(_) => "correct exec in the config, or publish a bundle that has this program",
-            Self::Exec { .. } => {
-                "check that the program is built for this architecture, and its loader is in the bundle"
-            }
-            Self::Nul(_) => "correct the config: zstrap config check",
-            Self::System { .. } => "report this line; it is a defect of the init or the kernel",
-        }
-        .to_owned()
     }
 }
 
@@ -147,7 +141,12 @@ fn leave(system: &dyn System, program: &Program) -> Error {
     if let Err(source) = system.switch_root(NEW_ROOT) {
         return Error::System { what: "changing to the new root".to_owned(), source };
     }
+    fail::panic::stop_if_panicked();
+    // The supervisor sees whether the program stays up.
+    let is_last = program.path.as_bytes() != SUPERVISOR.as_bytes();
+    let failed_before = is_last.then(loops::succeeded);
     let source = system.exec(program);
+    failed_before.into_iter().for_each(loops::take_back);
     Error::Exec { path: program.path.to_string_lossy().into_owned(), source }
 }
 

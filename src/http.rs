@@ -19,7 +19,8 @@ use zstrap_formats::identity::Identity;
 use zstrap_formats::time::Timestamp;
 use zstrap_formats::url::Url;
 
-use crate::sys::names::EachFamily;
+use crate::fail::Code;
+use crate::sys::names::{EachFamily, NoSuchName};
 
 /// How long a server is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,14 +122,27 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// The word for the log.
+    /// Which failure it is where a file of a site was asked for.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn code(&self) -> Code {
         match self {
-            Self::NotFound { .. } => "not-found",
-            Self::Status { .. } => "http-status",
-            Self::TooLarge { .. } => "too-large",
-            Self::Range { .. } | Self::Certificate { .. } | Self::Transport { .. } => "io",
+            Self::NotFound { .. } => Code::FileMissing,
+            Self::Status { .. } => Code::FileStatus,
+            Self::TooLarge { .. } => Code::FileTooLarge,
+            Self::Range { .. } | Self::Certificate { .. } | Self::Transport { .. } => Code::FileBroken,
+        }
+    }
+
+    /// Which failure it is where nobody knows yet whether there is a site.
+    #[must_use]
+    pub fn code_of_probe(&self) -> Code {
+        match self {
+            Self::NotFound { .. } => Code::NotPublished,
+            Self::Status { .. } | Self::Range { .. } => Code::StatusAtFirst,
+            Self::TooLarge { .. } => Code::NotOurs,
+            Self::Certificate { source, .. } => source.code(),
+            Self::Transport { url, .. } if url.starts_with("file:") => Code::NoMedium,
+            Self::Transport { source, .. } => code_of_transport(source),
         }
     }
 
@@ -144,6 +158,27 @@ impl HttpError {
             Some(source) => Self::Certificate { url, source },
             None => Self::Transport { url, source },
         }
+    }
+}
+
+fn code_of_transport(error: &io::Error) -> Code {
+    use ureq::Timeout::{Connect, Resolve};
+    let inner = error.get_ref();
+    if inner.is_some_and(|inner| inner.is::<NoSuchName>()) {
+        return Code::NameUnknown;
+    }
+    match inner.and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+        Some(ureq::Error::Timeout(Resolve)) => return Code::NameUnknown,
+        Some(ureq::Error::Timeout(Connect)) => return Code::Unreachable,
+        Some(ureq::Error::TooManyRedirects) => return Code::NotOurs,
+        _ => {}
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Code::ConnectionRefused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::TimedOut => {
+            Code::Unreachable
+        }
+        _ => Code::NoAnswer,
     }
 }
 
@@ -189,6 +224,17 @@ pub enum BadCertificate {
 }
 
 impl BadCertificate {
+    fn code(&self) -> Code {
+        match self {
+            Self::Expired { .. } | Self::NotYetValid { .. } => Code::OtherTime,
+            Self::Name(_) => Code::OtherName,
+            Self::UnknownCa => Code::UnknownCa,
+            Self::Signature => Code::OtherSigner,
+            Self::IsCa => Code::CaAsServer,
+            Self::Other(_) => Code::BadCertificate,
+        }
+    }
+
     /// Whether it would hold at another time.
     #[must_use]
     pub fn is_about_time(&self) -> bool {

@@ -12,7 +12,7 @@ use zstrap_formats::identity::{Identity, IdentityError};
 use zstrap_formats::name::{Label, NameError};
 use zstrap_formats::slot::{self, SlotError};
 
-use crate::fail::Refusal;
+use crate::fail::{Code, Refusal};
 
 /// Why an image has no usable identity.
 #[derive(Debug, thiserror::Error)]
@@ -37,22 +37,15 @@ pub enum Error {
 }
 
 impl Refusal for Error {
-    fn reason(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::Read(_) | Self::Slot(_) => "bad-slot",
-            Self::Identity(IdentityError::Keys(0)) => "no-keys",
-            Self::Identity(_) => "bad-identity",
-            Self::Label { .. } => "bad-label",
+            Self::Read(_) => Code::SlotMissing,
+            Self::Slot(SlotError::Blank) => Code::SlotBlank,
+            Self::Slot(_) => Code::SlotDamaged,
+            Self::Identity(IdentityError::Keys(0)) => Code::NoKeys,
+            Self::Identity(_) => Code::BadIdentity,
+            Self::Label { .. } => Code::BadLabel,
         }
-    }
-
-    fn advice(&self) -> String {
-        match self {
-            Self::Slot(SlotError::Blank) => "stamp the image with an identity: zstrap image",
-            Self::Label { .. } => "correct the kernel command line; labels match [A-Za-z0-9._-]{1,64}",
-            _ => "make the image anew: zstrap image; compare it with its SHA256SUMS",
-        }
-        .to_owned()
     }
 }
 

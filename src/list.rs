@@ -14,7 +14,7 @@ use zstrap_formats::site;
 
 use crate::clock::Now;
 use crate::config::NodeConfig;
-use crate::fail::Refusal;
+use crate::fail::{Code, Refusal};
 use crate::http::Source;
 use crate::servers::Servers;
 use crate::signed::{self, Request, Signed};
@@ -50,29 +50,26 @@ pub enum Error {
 }
 
 impl Refusal for Error {
-    fn reason(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::Signed(error) => error.reason(),
+            Self::Signed(error) if error.is_about_latest() => Code::BundleMissing,
+            Self::Signed(error) => error.code(),
             Self::List {
                 source: ListError { problem: Problem::Path { .. } | Problem::Parent { .. }, .. },
                 ..
-            } => "bad-path",
-            Self::List { .. } => "list-syntax",
-            Self::TooOld { .. } => "too-old",
-            Self::Setuid(_) => "setuid",
-            Self::Arch => "unsupported",
+            } => Code::BadPath,
+            Self::List { .. } => Code::ListSyntax,
+            Self::TooOld { .. } => Code::TooOld,
+            Self::Setuid(_) => Code::Setuid,
+            Self::Arch => Code::OtherArch,
         }
     }
 
-    fn advice(&self) -> String {
+    fn advice(&self) -> Option<String> {
         match self {
-            Self::Signed(error) => return error.advice(),
-            Self::List { .. } => "publish the bundle anew with zstrap publish; ask who signed this list",
-            Self::TooOld { .. } => "publish the bundle anew, or lower min_serial in the config",
-            Self::Setuid(_) => "publish without the bit, or set allow_setuid in the config",
-            Self::Arch => "boot an image of this machine's architecture",
+            Self::Signed(error) => error.advice(),
+            _ => None,
         }
-        .to_owned()
     }
 }
 

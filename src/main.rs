@@ -17,6 +17,7 @@ mod handoff;
 mod http;
 mod identity;
 mod list;
+mod loops;
 mod media;
 mod modules;
 mod net;
@@ -59,12 +60,12 @@ fn boot() -> ! {
     for attempt in 1.. {
         let failure = attempt_boot(&system, &mut machine);
         failure.explain();
-        // A wrong kernel command line stays wrong. And once mounts have moved, this is no longer the initramfs that a
-        // new attempt would need: what stands at its paths now was made by others.
+        // What an image or a kernel command line gets wrong stays wrong. And once mounts have moved, this is no longer the
+        // initramfs that a new attempt would need: what stands at its paths now was made by others.
         if failure.is_final() {
-            policy.reboot();
+            policy.end(machine.on_failure);
         }
-        policy.wait_or_reboot(attempt);
+        policy.wait_or_end(attempt, machine.on_failure);
     }
     fail::reboot()
 }
@@ -107,6 +108,7 @@ fn stages_at(
         .corrected(identity, |now| config::obtain(online.servers(), identity, &machine.cmdline, now))
         .map_err(|error| Failure::of(Stage::Config, error))?;
     console::set_level(machine.log_level_of(config.fields().log.or(identity.log)));
+    machine.on_failure = config.fields().on_failure;
     let list = machine
         .clock
         .corrected(identity, |now| list::obtain(online.servers(), identity, &config, now))
@@ -146,6 +148,7 @@ mod tests {
             clock: Clock::pretended(fake::now().time),
             servers: Default::default(),
             network_attempts: 0,
+            on_failure: Default::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use rustix::mount::MountFlags;
 use zstrap_formats::list::{EntryKind, List};
 
 use crate::config::NodeConfig;
-use crate::fail::Refusal;
+use crate::fail::{Code, Refusal};
 use crate::list::VerifiedList;
 use crate::sys::{Mount, RootDir, System};
 
@@ -44,19 +44,11 @@ pub enum Error {
 }
 
 impl Refusal for Error {
-    fn reason(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::NoMemory { .. } => "no-memory",
-            Self::System { .. } => "io",
+            Self::NoMemory { .. } => Code::NoMemory,
+            Self::System { .. } => Code::RootIo,
         }
-    }
-
-    fn advice(&self) -> String {
-        match self {
-            Self::NoMemory { .. } => "give the machine more memory, or publish a smaller bundle",
-            Self::System { .. } => "report this line; it is a defect of the init or the kernel",
-        }
-        .to_owned()
     }
 }
 

@@ -17,7 +17,7 @@ use zstrap_formats::identity::Identity;
 use zstrap_formats::site;
 use zstrap_formats::url::Scheme;
 
-use crate::fail::{Chain, Refusal};
+use crate::fail::{Chain, Code, Refusal};
 use crate::http::{HttpError, Patience, Server, ServerError, Source};
 use crate::media::Media;
 
@@ -276,8 +276,17 @@ struct Probe {
 /// Why what answers is no server of ours, or nothing answers.
 struct NotOurs {
     why: Why,
-    text: String,
+    cause: Cause,
     may_be_clock: bool,
+}
+
+/// Why one server was no help through one link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Which of all failures it would be, were it the only one.
+    pub code: Code,
+    /// Whose, and why.
+    pub text: String,
 }
 
 type Answer = Result<(), NotOurs>;
@@ -295,7 +304,7 @@ impl Probe {
     fn ask(&self, server: &dyn Source) -> Answer {
         let bytes = server.probe(&self.path, self.limit).map_err(|error| NotOurs {
             why: Why::of(&error),
-            text: Chain(&error).to_string(),
+            cause: Cause { code: error.code_of_probe(), text: Chain(&error).to_string() },
             may_be_clock: error.may_be_clock(),
         })?;
         let (is_ours, what) = if self.is_pinned {
@@ -304,8 +313,11 @@ impl Probe {
         } else {
             (site::parse_latest(&bytes).is_some(), "a serial number")
         };
-        let text = || format!("{}/{}: not {what}", server.name(), self.path);
-        if is_ours { Ok(()) } else { Err(NotOurs { why: Why::Lying, text: text(), may_be_clock: false }) }
+        if is_ours {
+            return Ok(());
+        }
+        let text = format!("{}/{}: not {what}", server.name(), self.path);
+        Err(NotOurs { why: Why::Lying, cause: Cause { code: Code::NotOurs, text }, may_be_clock: false })
     }
 }
 
@@ -313,7 +325,7 @@ impl Probe {
 #[derive(Debug)]
 pub struct NoAnswer {
     /// What each of them said.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Cause>,
     /// Whether a wrong clock of this machine could be why.
     pub may_be_clock: bool,
 }
@@ -578,16 +590,17 @@ impl Servers {
         // Short of memory, the kernel gives no thread; that must not be the end of the first process.
         if let Err(error) = asked {
             let text = format!("{}: no thread to ask it: {error}", self.name(index));
-            let _ = answers.send((index, Err(NotOurs { why: Why::Dead, text, may_be_clock: false })));
+            let cause = Cause { code: Code::Unreachable, text };
+            let _ = answers.send((index, Err(NotOurs { why: Why::Dead, cause, may_be_clock: false })));
         }
     }
 
     fn lost(&self, index: Index, refusal: NotOurs, search: &mut Search, nobody: &mut NoAnswer) {
-        log::warn!(target: "network", "no answer server={} {}", self.name(index), refusal.text);
+        log::warn!(target: "network", "no answer server={} {}", self.name(index), refusal.cause.text);
         self.failed(index, false);
         search.lost.push((index, refusal.why));
         nobody.may_be_clock |= refusal.may_be_clock;
-        nobody.reasons.push(refusal.text);
+        nobody.reasons.push(refusal.cause);
     }
 
     /// Those that were asked before the winner, and have said nothing until now, stand behind it.
@@ -660,8 +673,9 @@ mod tests {
         let identity = fake::identity();
         let mut site = Site::default();
         let latest = site::config_latest(&identity.config.name);
-        let ask =
-            |site: &Site, identity: &Identity| Probe::of(identity).ask(site).map_err(|refusal| refusal.text);
+        let ask = |site: &Site, identity: &Identity| {
+            Probe::of(identity).ask(site).map_err(|refusal| refusal.cause.text)
+        };
         assert!(ask(&site, &identity).unwrap_err().contains("not found"));
         site.insert(&latest, b"<html>log in</html>");
         assert!(ask(&site, &identity).unwrap_err().contains("not a serial number"));
@@ -711,7 +725,7 @@ mod tests {
         let servers = Servers { threads, ..fake::mirrors(&[&good("a"), &good("b")]) };
         let none = servers.first_answer(&fake::identity()).unwrap_err();
         assert_eq!(none.reasons.len(), 2);
-        assert!(none.reasons[0].starts_with("a: no thread to ask it: "), "{:?}", none.reasons);
+        assert!(none.reasons[0].text.starts_with("a: no thread to ask it: "), "{:?}", none.reasons);
         assert!(!servers.is_healthy(servers.ranked()[0]));
     }
 

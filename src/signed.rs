@@ -10,7 +10,7 @@ use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
 use crate::clock::{Now, raise_clock};
-use crate::fail::Refusal;
+use crate::fail::{Code, Refusal};
 use crate::http::{HttpError, Source};
 
 /// Bytes that the keys of the identity vouch for.
@@ -77,67 +77,49 @@ pub enum Error {
     },
 }
 
-impl Refusal for Error {
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Get { source, .. } => source.reason(),
-            Self::MissingSignature { .. } => "missing-signature",
-            Self::Signature { source, .. } | Self::TooFewSigners { source, .. } => signature_reason(source),
-            Self::NotASerial { .. } => "not-a-serial",
-            Self::WrongSerial { .. } => "wrong-serial",
-        }
-    }
-
-    fn advice(&self) -> String {
-        match self {
-            Self::Get { .. } => "check that the site is whole and its server reachable: zstrap verify",
-            Self::MissingSignature { .. } => {
-                "publish it with the key that this image trusts: zstrap publish, zstrap config add"
-            }
-            Self::Signature { source: SignatureError::UnknownKey { .. }, .. } => {
-                "sign with a key of the image, or make an image that trusts this key"
-            }
-            Self::Signature { source: SignatureError::Expired { .. }, .. } => {
-                "publish anew, or set the clock of this machine"
-            }
-            Self::Signature { source: SignatureError::FromFuture { .. }, .. } => {
-                "set the clock of this machine"
-            }
-            Self::TooFewSigners { missing, .. } => {
-                return format!("sign it with more of the keys {missing}: --key once for each signer");
-            }
-            Self::Signature { source: SignatureError::CommentsDiffer(..), .. } => {
-                "have all signers sign at once: zstrap publish, zstrap config add, with --key once for each"
-            }
-            Self::Signature { source: SignatureError::Comment { .. }, .. } => {
-                "sign with zstrap: publish and config add write the comment that a node needs"
-            }
-            Self::Signature { .. } => {
-                "do not trust this server until you know who changed the site; publish anew"
-            }
-            Self::NotASerial { .. } | Self::WrongSerial { .. } => {
-                "check what serves this URL; it is not a whole site"
-            }
-        }
-        .to_owned()
+impl Error {
+    /// Whether not even the file that names the newest is there: nobody has published such a thing.
+    #[must_use]
+    pub fn is_about_latest(&self) -> bool {
+        matches!(self, Self::Get { what, source: HttpError::NotFound { .. } } if what.ends_with("/latest"))
     }
 }
 
-fn signature_reason(error: &SignatureError) -> &'static str {
-    match error {
-        SignatureError::Syntax { .. } | SignatureError::BadSignature(_) | SignatureError::BadComment(_) => {
-            "bad-signature"
+impl Refusal for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Get { source, .. } => source.code(),
+            Self::MissingSignature { .. } => Code::NoSignature,
+            Self::Signature { source, .. } | Self::TooFewSigners { source, .. } => code_of_signature(source),
+            Self::NotASerial { .. } => Code::NotASerial,
+            Self::WrongSerial { .. } => Code::WrongSerial,
         }
-        SignatureError::UnknownKey { .. } => "unknown-key",
-        SignatureError::Legacy(_) => "legacy-signature",
-        SignatureError::Threshold { .. } => "threshold",
-        SignatureError::CommentsDiffer(..) => "comments-differ",
-        SignatureError::Comment { .. } => "bad-comment",
-        SignatureError::WrongKind { .. } => "wrong-kind",
-        SignatureError::WrongName { .. } => "wrong-name",
-        SignatureError::WrongArch { .. } => "wrong-arch",
-        SignatureError::Expired { .. } => "expired",
-        SignatureError::FromFuture { .. } => "from-future",
+    }
+
+    fn advice(&self) -> Option<String> {
+        match self {
+            Self::TooFewSigners { missing, .. } => {
+                Some(format!("sign it with more of the keys {missing}: --key once for each signer"))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn code_of_signature(error: &SignatureError) -> Code {
+    match error {
+        SignatureError::Syntax { .. } => Code::NotASignature,
+        SignatureError::BadSignature(_) | SignatureError::BadComment(_) => Code::Changed,
+        SignatureError::UnknownKey { .. } => Code::UnknownKey,
+        SignatureError::Legacy(_) => Code::LegacySignature,
+        SignatureError::Threshold { .. } => Code::TooFewSigners,
+        SignatureError::CommentsDiffer(..) => Code::CommentsDiffer,
+        SignatureError::Comment { .. } => Code::BadComment,
+        SignatureError::WrongKind { .. } => Code::WrongKind,
+        SignatureError::WrongName { .. } => Code::WrongName,
+        SignatureError::WrongArch { .. } => Code::WrongArch,
+        SignatureError::Expired { .. } => Code::Expired,
+        SignatureError::FromFuture { .. } => Code::FromFuture,
     }
 }
 
@@ -300,8 +282,8 @@ mod tests {
         let error = two_of_three(|site| sign(site, 2, 7)).unwrap_err();
         assert_eq!(error.reason(), "threshold");
         let missing = [1, 3].map(|n| fake::key(n).public().id().to_string());
-        assert!(missing.iter().all(|id| error.advice().contains(id)), "{}", error.advice());
-        assert!(!error.advice().contains(&fake::key(2).public().id().to_string()), "{}", error.advice());
+        assert!(missing.iter().all(|id| error.advice().unwrap().contains(id)), "{:?}", error.advice());
+        assert!(!error.advice().unwrap().contains(&fake::key(2).public().id().to_string()));
         assert_eq!(two_of_three(|_| {}).unwrap_err().reason(), "missing-signature");
     }
 
@@ -310,7 +292,7 @@ mod tests {
         let differing = two_of_three(|site| [(1, 7), (2, 8)].into_iter().for_each(|(n, s)| sign(site, n, s)));
         let differing = differing.unwrap_err();
         assert_eq!(differing.reason(), "comments-differ");
-        assert!(differing.advice().contains("at once"), "{}", differing.advice());
+        assert!(differing.code().advice().contains("at once"));
         let with_two =
             two_of_three(|site| [(1, 6), (2, 7), (3, 7)].into_iter().for_each(|(n, s)| sign(site, n, s)));
         assert_eq!(with_two.unwrap().comment.serial, 7);

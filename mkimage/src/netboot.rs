@@ -19,6 +19,9 @@ const IPXE_SYNTAX: &str = "\"'\\$|&;#";
 /// How what gzip has packed begins: an arm64 kernel may come as `Image.gz`.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
+/// Seconds for a person to read what a kernel has said that panicked. A later `panic=` of the appended words wins.
+const PANIC: u32 = 30;
+
 /// What an image is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
@@ -68,7 +71,8 @@ fn check_kernel(parts: &Parts<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Both consoles a node may have: the last one named becomes /dev/console.
+/// Both consoles a node may have: the last one named becomes /dev/console. A kernel that panics, also before the init
+/// could say so, has to come back.
 fn cmdline(arch: Arch, append: &str) -> anyhow::Result<String> {
     let line_breaks = append.contains(|c: char| c.is_control());
     ensure!(!line_breaks, "command line {append:?}: expected no control characters");
@@ -79,7 +83,7 @@ fn cmdline(arch: Arch, append: &str) -> anyhow::Result<String> {
         Arch::Amd64 => "ttyS0",
         Arch::Arm64 => "ttyAMA0",
     };
-    Ok(format!("console=tty0 console={serial},115200 quiet {append}").trim_end().to_owned())
+    Ok(format!("console=tty0 console={serial},115200 quiet panic={PANIC} {append}").trim_end().to_owned())
 }
 
 /// Names relative to the script's own URL. `initrd=` tells EFI kernels which of iPXE's files is theirs.
@@ -107,7 +111,7 @@ mod tests {
     fn the_script_loads_both_files_with_the_command_line() {
         let image = Image::netboot("amd64", &cmdline(Arch::Amd64, "zstrap.log=debug").unwrap(), 4096);
         let script = ipxe_script(&image);
-        let expected = "#!ipxe\nkernel kernel initrd=initramfs console=tty0 console=ttyS0,115200 quiet zstrap.log=debug || goto failed\ninitrd initramfs || goto failed\nboot || goto failed\n";
+        let expected = "#!ipxe\nkernel kernel initrd=initramfs console=tty0 console=ttyS0,115200 quiet panic=30 zstrap.log=debug || goto failed\ninitrd initramfs || goto failed\nboot || goto failed\n";
         assert!(script.starts_with(expected), "{script}");
     }
 
@@ -118,6 +122,6 @@ mod tests {
             let error = cmdline(Arch::Amd64, &format!("a{found}b")).unwrap_err().to_string();
             assert!(error.contains(&format!(": {found} is syntax of iPXE")), "{error}");
         }
-        assert_eq!(cmdline(Arch::Arm64, "").unwrap(), "console=tty0 console=ttyAMA0,115200 quiet");
+        assert_eq!(cmdline(Arch::Arm64, "").unwrap(), "console=tty0 console=ttyAMA0,115200 quiet panic=30");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::errors::{self, Explained};
 use crate::site::{IMPATIENT, Scene};
 use crate::vm::{Reason, Vm, VmBuilder};
 
@@ -26,8 +27,7 @@ pub const DONE: [&str; 8] = [
 ];
 
 /// What the end of a failed attempt says, whatever the reason.
-const EXPLAINED: [&str; 4] =
-    ["] fail: because: ", "] fail: not done: ", "] fail: try: ", "] fail: retry 1 of 1 in "];
+const EXPLAINED: [&str; 3] = ["] fail: because: ", "] fail: not done: ", "] fail: try: "];
 
 /// Boots a machine and waits until the payload has reported and switched off.
 pub fn expect_payload(machine: VmBuilder, limit: Duration) -> Result<Vm> {
@@ -45,35 +45,47 @@ pub fn expect_payload(machine: VmBuilder, limit: Duration) -> Result<Vm> {
     Ok(vm)
 }
 
-/// Boots the scene and expects a refusal in `stage` for exactly `reason`, at every attempt: explained on the
-/// console, with no later stage begun, nothing run, and a reboot at the end.
-pub fn expect_refusal(scene: &Scene, stage: &str, reason: &str) -> Result<Vm> {
-    expect_refusal_by(scene.machine()?, stage, reason, BOUND)
+/// Boots the scene and expects a refusal in `stage` for exactly `what`, a code or a reason of docs/errors.md, at every
+/// attempt: explained on the console with the code of its section, with no later stage begun, nothing run, and a reboot at
+/// the end.
+pub fn expect_refusal(scene: &Scene, stage: &str, what: &str) -> Result<Vm> {
+    expect_refusal_by(scene.machine()?, stage, what, BOUND)
 }
 
 /// The same of a machine with settings of its own.
-pub fn expect_refusal_by(machine: VmBuilder, stage: &str, reason: &str, limit: Duration) -> Result<Vm> {
+pub fn expect_refusal_by(machine: VmBuilder, stage: &str, what: &str, limit: Duration) -> Result<Vm> {
     let mut vm = machine.append(IMPATIENT).start()?;
     vm.expect_exit(&Reason::Reset, limit)?;
+    let first = vm.assert_line(": refused reason=")?;
+    let explained = errors::explained(stage, what)?;
+    let said = |one: &Explained| format!("] {stage}: refused reason={} code={}", one.reason, one.code);
+    let Some(meant) = explained.iter().find(|one| first.text.ends_with(&said(one))) else {
+        return Err(vm.failed(&format!("expected a refusal of {stage} like one of {explained:?}")));
+    };
+    let attempts = if meant.is_final { 1 } else { 2 };
     let refusals = vm.find_all(": refused reason=");
-    let wanted = (format!("] {stage}: refused "), format!("reason={reason}"));
-    let as_wanted = |text: &str| text.contains(&wanted.0) && text.split(' ').any(|word| word == wanted.1);
-    if refusals.len() != 2 || !refusals.iter().all(|line| as_wanted(&line.text)) {
-        return Err(vm.failed(&format!("expected two times `{stage}: refused reason={reason}`")));
+    if refusals.len() != attempts || !refusals.iter().all(|line| line.text.ends_with(&said(meant))) {
+        return Err(vm.failed(&format!("expected {attempts} times `{}`", said(meant))));
     }
-    check_end(&vm, stage, reason)?;
+    check_end(&vm, stage, meant, attempts)?;
     check_stages(&vm, stage)?;
     Ok(vm)
 }
 
 /// The texts of the failure, and the reboot that ends it.
-fn check_end(vm: &Vm, stage: &str, reason: &str) -> Result<()> {
-    let ends = vm.find_all(&format!("] fail: stage={stage} reason={reason}"));
-    ensure!(ends.len() == 2, vm.failed(&format!("expected two `fail: stage={stage}` lines")));
+fn check_end(vm: &Vm, stage: &str, meant: &Explained, attempts: usize) -> Result<()> {
+    let line = format!("] fail: code={} stage={stage} reason={}", meant.code, meant.reason);
+    let ends = vm.find_all(&line);
+    ensure!(ends.len() == attempts, vm.failed(&format!("expected {attempts} times `{line}`")));
     for text in EXPLAINED {
         vm.assert_line(text)?;
     }
-    vm.assert_line("] fail: rebooting in 1s").map(drop)
+    if meant.is_final {
+        vm.assert_never("] fail: retry ")
+    } else {
+        vm.assert_line("] fail: retry 1 of 1 in ").map(drop)
+    }?;
+    vm.assert_line("] fail: rebooting in 1s, boot loops are not counted here").map(drop)
 }
 
 /// Stages before the refusing one are done; it and the later ones are not, and nothing of the bundle ran.

@@ -6,8 +6,10 @@
 
 pub mod artefacts;
 pub mod boot;
+pub mod chance;
 pub mod console;
 pub mod dhcp;
+pub mod errors;
 pub mod http;
 pub mod lab;
 pub mod netns;

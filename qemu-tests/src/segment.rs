@@ -19,6 +19,8 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
+use crate::chance::Chance;
+
 /// What a port may still have to take. More is dropped, as a switch does.
 const QUEUE: usize = 4 << 20;
 
@@ -308,7 +310,7 @@ struct Worker {
 impl Worker {
     fn new(shared: Arc<Shared>, woken: UnixStream, seed: u64) -> Self {
         let (ports, flying) = (Vec::new(), BinaryHeap::new());
-        Self { shared, woken, ports, flying, sent: 0, first: None, chance: Chance(seed) }
+        Self { shared, woken, ports, flying, sent: 0, first: None, chance: Chance::new(seed) }
     }
 
     fn run(mut self) {
@@ -380,7 +382,7 @@ impl Worker {
         }
         let copies = if self.chance.hits(conditions.duplicates) { 2 } else { 1 };
         for _ in 0..copies {
-            let late = conditions.jitter.mul_f64(self.chance.next());
+            let late = conditions.jitter.mul_f64(self.chance.share());
             self.fly(at + conditions.delay + late, from, frame.clone());
         }
     }
@@ -435,23 +437,6 @@ fn untag(frame: &[u8], vlan: u16) -> Option<Vec<u8>> {
     let rest = rest.strip_prefix(&TAGGED)?;
     let (control, rest) = rest.split_first_chunk()?;
     (u16::from_be_bytes(*control) & 0x0fff == vlan).then(|| [addresses, rest].concat())
-}
-
-/// Chance that can be repeated: splitmix64.
-struct Chance(u64);
-
-impl Chance {
-    /// From 0 up to, not including, 1.
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn hits(&mut self, share: f64) -> bool {
-        share > 0.0 && self.next() < share
-    }
 }
 
 #[cfg(test)]

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use zstrap_formats::cpio::Archive;
 use zstrap_formats::name::Arch;
 use zstrap_formats::time::Timestamp;
 
-use crate::artefacts::{self, out, patience};
+use crate::artefacts::{self, artefact, out, patience};
 use crate::console::{Cleaner, Console, Line, Missed, Pattern};
 use crate::qmp::Qmp;
 use crate::segment::Segment;
@@ -28,6 +29,8 @@ const SHOWN_LINES: usize = 40;
 
 /// What differs between the machines of two architectures.
 struct Platform {
+    /// The architecture.
+    arch: Arch,
     /// The emulator.
     qemu: &'static str,
     /// Its arguments for the machine.
@@ -40,6 +43,7 @@ struct Platform {
 
 /// The kernel measures at its start whether the timer ticks, and gives up when a busy host has emulated too few ticks.
 const AMD64: Platform = Platform {
+    arch: Arch::Amd64,
     qemu: "qemu-system-x86_64",
     machine: &["-M", "q35"],
     cmdline: "no_timer_check",
@@ -48,6 +52,7 @@ const AMD64: Platform = Platform {
 
 /// Of the processors that can be emulated this one is the quickest: a newer one signs pointers, at five times the cost.
 const ARM64: Platform = Platform {
+    arch: Arch::Arm64,
     qemu: "qemu-system-aarch64",
     // It has no keyboard of its own.
     machine: &["-M", "virt", "-cpu", "cortex-a57", "-device", "virtio-keyboard-pci"],
@@ -107,6 +112,7 @@ pub struct VmBuilder {
     nics: u32,
     wires: Vec<PathBuf>,
     unplugged: Vec<String>,
+    before: Vec<String>,
     arguments: Vec<String>,
 }
 
@@ -128,6 +134,7 @@ impl VmBuilder {
             nics: 1,
             wires: Vec::new(),
             unplugged: Vec::new(),
+            before: Vec::new(),
             arguments: Vec::new(),
         }
     }
@@ -136,6 +143,16 @@ impl VmBuilder {
     #[must_use]
     pub fn append(mut self, words: &str) -> Self {
         self.append.push(words.to_owned());
+        self
+    }
+
+    /// Takes all consoles off the kernel command line: nothing that runs in this machine is heard.
+    #[must_use]
+    pub fn without_consoles(mut self) -> Self {
+        let is_other = |word: &&str| !word.starts_with("console=");
+        for words in &mut self.append {
+            *words = words.split(' ').filter(is_other).collect::<Vec<_>>().join(" ");
+        }
         self
     }
 
@@ -167,6 +184,14 @@ impl VmBuilder {
         self
     }
 
+    /// Makes the world worse before the init starts, in one of the ways of `qemu-tests/payload/src/before.rs`, such as
+    /// `stop:10`. The console then has a line `before: stop:10`.
+    #[must_use]
+    pub fn before(mut self, mode: &str) -> Self {
+        self.before.push(mode.to_owned());
+        self
+    }
+
     /// Puts a disk with these bytes into the machine, read-only: a stick or a CD. It is `vda`.
     #[must_use]
     pub fn medium(self, file: &Path) -> Self {
@@ -190,8 +215,9 @@ impl VmBuilder {
     }
 
     /// Starts the machine; it runs when this returns.
-    pub fn start(self) -> Result<Vm> {
+    pub fn start(mut self) -> Result<Vm> {
         let folder = TempDir::with_prefix("zstrap-vm-").context("making the folder for the QMP socket")?;
+        self.put_before(folder.path())?;
         let socket = folder.path().join("qmp");
         let qemu = self.platform.qemu;
         let mut child = Command::new(qemu)
@@ -218,6 +244,26 @@ impl VmBuilder {
             Err(error) => return Err(vm.failed(&format!("starting the machine: {error:#}"))),
         }
         Ok(vm)
+    }
+
+    /// Puts the program that makes the world worse in front of the init, if it has something to do.
+    fn put_before(&mut self, folder: &Path) -> Result<()> {
+        if self.before.is_empty() {
+            return Ok(());
+        }
+        let program = artefact(&format!("bin/zstrap-test-before-{}", self.platform.arch))?;
+        let program = std::fs::read(program).context("reading the program before")?;
+        let mut archive = Archive::new();
+        archive.file("before", 0o755, &program)?;
+        let mut initrd = std::fs::read(&self.initrd).context("reading the initramfs")?;
+        // The kernel looks for the next archive at multiples of four only.
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(archive.finish(4));
+        self.initrd = folder.join("initramfs");
+        std::fs::write(&self.initrd, initrd).context("writing an initramfs")?;
+        // Without its fast way, the clock is a system call that can fail.
+        self.append.push(format!("rdinit=/before vdso=0 before={}", self.before.join(",")));
+        Ok(())
     }
 
     fn qemu_arguments(&self, socket: &Path) -> Vec<String> {
@@ -280,15 +326,31 @@ impl Vm {
     pub fn wait_exit(&mut self, limit: Duration) -> Result<Exit> {
         let limit = patience(limit);
         let deadline = Instant::now() + limit;
-        while self.child.try_wait().context("waiting for QEMU")?.is_none() {
+        loop {
+            if let Some(exit) = self.ended()? {
+                return Ok(exit);
+            }
             if Instant::now() >= deadline {
                 return Err(self.failed(&format!("the machine still ran after {limit:?}")));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How the machine has ended; none while it runs.
+    pub fn ended(&mut self) -> Result<Option<Exit>> {
+        if self.child.try_wait().context("waiting for QEMU")?.is_none() {
+            return Ok(None);
+        }
         let after = self.console.age();
         self.collect_the_rest();
-        Ok(Exit { reason: self.reason()?, after })
+        Ok(Some(Exit { reason: self.reason()?, after }))
+    }
+
+    /// Time since the machine was started, and since it last printed a line.
+    pub fn age_and_silence(&self) -> (Duration, Duration) {
+        let (age, last) = (self.console.age(), self.console().last().map(|line| line.at));
+        (age, age.saturating_sub(last.unwrap_or_default()))
     }
 
     /// Waits for the end and asserts how it came.

@@ -56,7 +56,7 @@ fn says_that_nobody_leases_addresses() -> Result<()> {
     let scene = lab.scene("endures-nobody")?;
     let mut vm = lab.machine(&scene)?.append("zstrap.tries=1 zstrap.reboot_after=1").start()?;
     vm.expect_exit(&Reason::Reset, Duration::from_secs(150))?;
-    vm.assert_line("] network: refused reason=no-lease")?;
+    vm.assert_line("] network: refused reason=no-lease code=ZS-NET-04")?;
     vm.assert_line("] fail: because: no DHCP lease*on eth0 within ").map(drop)
 }
 

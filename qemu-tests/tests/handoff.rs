@@ -162,7 +162,7 @@ fn ends_the_boot_when_the_program_is_not_there() -> Result<()> {
     scene.add_config("wrong", &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/nothing"] }))?;
     let mut vm = scene.machine()?.append(IMPATIENT).start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    vm.assert_line("] fail: stage=handoff reason=exec")?;
+    vm.assert_line("] fail: code=ZS-RUN-01 stage=handoff reason=exec")?;
     vm.assert_line("/sbin/nothing")?;
     vm.assert_line("] fail: rebooting in 1s").map(drop)
 }
@@ -182,7 +182,7 @@ fn makes_no_other_attempt_once_the_root_has_changed() -> Result<()> {
 
     let mut vm = scene.machine()?.append(IMPATIENT).start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    let refusals = vm.find_all("] handoff: refused reason=exec");
+    let refusals = vm.find_all("] handoff: refused reason=exec code=ZS-RUN-02");
     ensure!(refusals.len() == 1, vm.failed("expected one `handoff: refused reason=exec`"));
     vm.assert_line("] fail: because: *Exec format error")?;
     vm.assert_line("] fail: rebooting in 1s")?;
@@ -200,8 +200,8 @@ fn reboots_when_the_program_ends_and_the_kernel_panics() -> Result<()> {
     let mut scene = Scene::new("handoff-program-ends")?;
     scene.publish(&Tree::copy_of("demo-tree")?, "ends")?;
     scene.add_config("ends", &json!({ "version": 1, "bundle": "ends", "exec": ["/bin/false"] }))?;
-    // Nobody has said `panic=` on the command line: the init has seen to the reboot.
-    let mut vm = scene.machine()?.start()?;
+    // The image says `panic=30`, and what is appended wins.
+    let mut vm = scene.machine()?.append("panic=2").start()?;
     vm.expect_exit(&Reason::Panic, BOUND)?;
     let handoff = vm.assert_line("] handoff: exec /bin/false ")?;
     let panic = vm.assert_line("Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100")?;

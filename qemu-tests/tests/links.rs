@@ -244,7 +244,7 @@ fn refuses_network_settings_that_say_nothing() -> Result<()> {
     let machine = scene.machine()?.append("zstrap.net=adr=10.0.2.78/24 zstrap.tries=3 zstrap.reboot_after=1");
     let mut vm = machine.start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    vm.assert_line("] network: refused reason=bad-network")?;
+    vm.assert_line("] network: refused reason=bad-network code=ZS-CMD-02")?;
     vm.assert_line("] fail: because: *adr")?;
     // What is wrong stays wrong.
     vm.assert_line("] fail: rebooting in 1s")?;

@@ -5,6 +5,7 @@ mod arrows;
 mod boots;
 mod clocks;
 mod handoff;
+mod hardware;
 mod links;
 mod machine;
 mod mirrors;

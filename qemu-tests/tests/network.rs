@@ -215,7 +215,7 @@ fn leaves_a_link_whose_lease_has_no_name_server() -> Result<()> {
 fn refuses_a_lease_without_name_server_when_servers_are_known_by_name_only() -> Result<()> {
     let (_lab, scene, nameless) = known_by_name("network-nameless-alone")?;
     let machine = scene.machine()?.nics(0).wire(&nameless)?;
-    let vm = expect_refusal_by(machine, "network", "no-server", BOUND)?;
+    let vm = expect_refusal_by(machine, "network", "ZS-NET-08", BOUND)?;
     vm.assert_line("] network: lease addr=10.77.0.90/24 gw=10.77.0.1 link=eth0 ")?;
     vm.assert_line(&format!("] fail: because: no server answered: {NAMELESS}")).map(drop)
 }
@@ -310,7 +310,7 @@ fn boots_on_a_network_of_ipv6_only_once_the_server_is_back() -> Result<()> {
     let _dnsmasq = lab.dnsmasq(&options)?;
     scene.server.pause();
     let mut vm = lab.machine(&scene)?.start()?;
-    vm.wait_line("] fail: stage=network reason=no-server", BOUND)?;
+    vm.wait_line("] fail: code=ZS-SRV-* stage=network reason=no-server", BOUND)?;
     scene.server.resume()?;
     vm.expect_exit(&Reason::PowerOff, BOUND)?;
     vm.assert_line("] network: online server=http://boot.test:*link=eth0 ")?;

@@ -14,7 +14,7 @@ fn boots_once_the_server_is_back() -> Result<()> {
     scene.server.pause();
     // Without settings on the command line: six attempts are what a node makes by itself.
     let mut vm = scene.machine()?.start()?;
-    vm.wait_line("] fail: stage=network reason=no-server", BOUND)?;
+    vm.wait_line("] fail: code=ZS-SRV-01 stage=network reason=no-server", BOUND)?;
     vm.wait_line("] fail: retry 1 of 5 in ", BOUND)?;
     vm.assert_never("payload:")?;
     scene.server.resume()?;

@@ -1,6 +1,7 @@
 //! What a node must refuse: each case for its own reason, with nothing run, ended by a reboot.
 //!
-//! Each test spoils one thing of a site that would boot otherwise.
+//! Each test spoils one thing of a site that would boot otherwise, and names the reason, or the code where several have
+//! that reason. `boot` holds what the machine says against `docs/errors.md`.
 
 use std::time::Duration;
 
@@ -11,24 +12,25 @@ use zstrap_formats::name::Arch;
 use zstrap_formats::signature::{ArchField, Kind};
 use zstrap_formats::site::signature_by;
 use zstrap_formats::time::{DAY, Timestamp};
+use zstrap_mkimage::{Image, slots};
 use zstrap_qemu_tests::artefacts;
-use zstrap_qemu_tests::boot::{expect_refusal, expect_refusal_by};
+use zstrap_qemu_tests::boot::{BOUND, expect_refusal, expect_refusal_by};
 use zstrap_qemu_tests::http::{Fault, Rule};
-use zstrap_qemu_tests::site::{SMALL, Scene, Tree, now};
-use zstrap_qemu_tests::vm::Vm;
+use zstrap_qemu_tests::site::{IMPATIENT, SMALL, Scene, Tree, now};
+use zstrap_qemu_tests::vm::{Reason, Vm, VmBuilder};
 
 /// Every list of the site.
 const LISTS: &str = "/bundles/*.mtree";
 
 /// Refused for its config: then no list may even be asked for.
-fn config_refused(scene: &Scene, reason: &str) -> Result<()> {
-    let vm = expect_refusal(scene, "config", reason)?;
+fn config_refused(scene: &Scene, what: &str) -> Result<()> {
+    let vm = expect_refusal(scene, "config", what)?;
     never_asked_for(scene, &vm, "/bundles/*")
 }
 
 /// Refused for its list: then no file of the bundle may even be asked for.
-fn list_refused(scene: &Scene, reason: &str) -> Result<()> {
-    let vm = expect_refusal(scene, "list", reason)?;
+fn list_refused(scene: &Scene, what: &str) -> Result<()> {
+    let vm = expect_refusal(scene, "list", what)?;
     never_asked_for(scene, &vm, "/blobs/*")
 }
 
@@ -51,6 +53,54 @@ fn days_ago(days: u64) -> Result<Timestamp> {
     Ok(Timestamp::from_unix(now()?.unix() - days * DAY)?)
 }
 
+/// What stands in the image cannot change: one attempt, and nothing but its pause before the reboot.
+#[test]
+fn refuses_image_without_an_identity() -> Result<()> {
+    let scene = Scene::new("refuses-blank-slot")?;
+    let folder = scene.image()?;
+    slots::stamp(&folder, b"")?;
+    let image = Image::read(&folder)?;
+    let machine =
+        VmBuilder::new("refuses-blank-slot", &folder.join(&image.kernel), &folder.join(&image.initramfs));
+    let vm = expect_refusal_by(machine.append(&image.cmdline), "identity", "ZS-IMG-02", BOUND)?;
+    vm.assert_never("] network: ")
+}
+
+#[test]
+fn refuses_server_that_has_no_such_config() -> Result<()> {
+    let mut scene = Scene::new("refuses-unpublished")?;
+    scene.use_config("unpublished");
+    expect_refusal(&scene, "network", "ZS-SRV-04").map(drop)
+}
+
+#[test]
+fn refuses_login_page_instead_of_a_server() -> Result<()> {
+    let scene = Scene::new("refuses-login-page")?;
+    scene.server.rule(Rule::always("/configs/*", Fault::Html));
+    expect_refusal(&scene, "network", "ZS-SRV-12").map(drop)
+}
+
+#[test]
+fn refuses_bundle_that_is_not_published_for_this_architecture() -> Result<()> {
+    let scene = Scene::new("refuses-other-arch-only")?;
+    scene.delete(&format!("bundles/{SMALL}/{}/latest", Arch::Amd64))?;
+    list_refused(&scene, "ZS-SRV-16")
+}
+
+/// A config that the node has seen decides what a node does that gave up.
+#[test]
+fn switches_off_when_the_config_says_so() -> Result<()> {
+    let mut scene = scene_with_bad_blob("refuses-power-off", Fault::FlipByte(1000))?;
+    let config = json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"], "on_failure": "power-off",
+        "must_understand": ["on_failure"] });
+    scene.add_config("off", &config)?;
+    let mut vm = scene.machine()?.append(IMPATIENT).start()?;
+    vm.expect_exit(&Reason::PowerOff, BOUND)?;
+    vm.assert_line("] fail: retry 1 of 1 in ")?;
+    vm.assert_line("] fail: powering off in 1s")?;
+    vm.assert_never("payload:")
+}
+
 #[test]
 fn refuses_list_signed_by_unknown_key() -> Result<()> {
     let scene = Scene::new("refuses-unknown-key")?;
@@ -66,14 +116,14 @@ fn refuses_list_signed_by_another_key_under_the_known_id() -> Result<()> {
     let list = scene.list(SMALL)?;
     let impostor = SecretKey::from_seed([7; 32], scene.key()?.public().id().0);
     scene.sign(&list, &scene.comment(&list)?, &impostor)?;
-    list_refused(&scene, "bad-signature")
+    list_refused(&scene, "ZS-SIG-04")
 }
 
 #[test]
 fn refuses_list_with_a_flipped_bit() -> Result<()> {
     let scene = Scene::new("refuses-tampered-list")?;
     scene.server.rule(Rule::always(LISTS, Fault::FlipByte(40)));
-    list_refused(&scene, "bad-signature")
+    list_refused(&scene, "ZS-SIG-04")
 }
 
 #[test]
@@ -172,7 +222,7 @@ fn refuses_list_that_never_ends() -> Result<()> {
 fn refuses_web_page_instead_of_a_list() -> Result<()> {
     let scene = Scene::new("refuses-html-list")?;
     scene.server.rule(Rule::always(LISTS, Fault::Html));
-    list_refused(&scene, "bad-signature")
+    list_refused(&scene, "ZS-SIG-04")
 }
 
 #[test]

@@ -38,9 +38,9 @@ fn boots_over_https_with_an_elliptic_curve() -> Result<()> {
     boots("tls-ec", Key::Ec)
 }
 
-/// Refused in the network stage, with words that name what is wrong with the certificate.
-fn refused(scene: &Scene, words: &str) -> Result<()> {
-    let vm = expect_refusal(scene, "network", "no-server")?;
+/// Refused in the network stage for this code, with words that name what is wrong with the certificate.
+fn refused(scene: &Scene, code: &str, words: &str) -> Result<()> {
+    let vm = expect_refusal(scene, "network", code)?;
     vm.assert_line(&format!("] fail: because: no server answered: *{words}")).map(drop)
 }
 
@@ -51,19 +51,19 @@ fn refuses_a_certificate_that_has_expired() -> Result<()> {
     let expired = authority.server_between(&right_name(), ago(60)?, ago(30)?)?;
     let mut scene = Scene::at("tls-expired", Place::user().tls(expired))?;
     scene.identity["ca"] = json!(authority.pem()?);
-    refused(&scene, "expired: valid until ")
+    refused(&scene, "ZS-SRV-09", "expired: valid until ")
 }
 
 #[test]
 fn refuses_the_certificate_of_another_host() -> Result<()> {
-    refused(&scene("tls-name", &Authority::new(Key::Ec)?, "DNS:other.test")?, "wrong name: ")
+    refused(&scene("tls-name", &Authority::new(Key::Ec)?, "DNS:other.test")?, "ZS-SRV-08", "wrong name: ")
 }
 
 #[test]
 fn refuses_a_certificate_of_an_unknown_authority() -> Result<()> {
     let mut scene = scene("tls-unknown", &Authority::new(Key::Ec)?, &right_name())?;
     scene.identity["ca"] = json!(Authority::new(Key::Ec)?.pem()?);
-    refused(&scene, "unknown CA")
+    refused(&scene, "ZS-SRV-06", "unknown CA")
 }
 
 /// An image without a CA of its own trusts the public ones.
@@ -73,5 +73,5 @@ fn refuses_a_certificate_of_no_public_authority() -> Result<()> {
     if let Some(identity) = scene.identity.as_object_mut() {
         identity.remove("ca");
     }
-    refused(&scene, "unknown CA")
+    refused(&scene, "ZS-SRV-06", "unknown CA")
 }

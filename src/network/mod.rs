@@ -7,6 +7,7 @@
 mod plan;
 mod search;
 
+use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use self::plan::Plan;
 use self::search::{Candidate, Search};
 use crate::clock::Clock;
 use crate::early::Machine;
-use crate::fail::Refusal;
+use crate::fail::{Code, Refusal};
 use crate::http::ServerError;
 use crate::media;
 use crate::net::apply;
@@ -30,7 +31,7 @@ use crate::net::netlink;
 use crate::net::renewal::Renewal;
 use crate::net::settings::{Autoconfigured, Settings, addresses_text, gateway_text};
 use crate::net::v6;
-use crate::servers::Servers;
+use crate::servers::{Cause, Servers};
 use crate::sys::System;
 
 /// How long a node that boots from media waits for the link that has fixed addresses: as long as a hint does, and a
@@ -144,8 +145,8 @@ pub enum Error {
         waited: Duration,
     },
     /// Networks, but no server behind them.
-    #[error("no server answered: {0}")]
-    NoServer(String),
+    #[error("no server answered: {}", texts(.0))]
+    NoServer(Vec<Cause>),
     /// The identity names what this version cannot speak to.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -159,16 +160,22 @@ pub enum Error {
     },
 }
 
+fn texts(causes: &[Cause]) -> String {
+    causes.iter().map(|cause| cause.text.as_str()).collect::<Vec<_>>().join("; ")
+}
+
 /// Words for what a link is asked to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     missing: &'static str,
+    code: Code,
     advice: &'static str,
 }
 
 impl Asked {
     /// By DHCPv4, by routers, by both; by neither where the settings say all, or where IPv6 alone would lead nowhere.
     const fn by(v4: bool, v6: bool) -> Self {
+        let code = if v4 || v6 { Code::NoLease } else { Code::NothingAsked };
         let (missing, advice) = match (v4, v6) {
             (true, true) => (
                 "no DHCP lease and no IPv6 address from a router",
@@ -182,50 +189,50 @@ impl Asked {
                 ("no server", "check that the network settings lead to a server: docs/network.md")
             }
         };
-        Self { missing, advice }
+        Self { missing, code, advice }
     }
 }
 
 impl Refusal for Error {
-    fn is_final(&self) -> bool {
-        matches!(self, Self::Settings(_))
-    }
-
-    fn reason(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::Settings(_) => "bad-network",
-            Self::NoLink { .. } => "no-link",
-            Self::NoCarrier { .. } => "no-carrier",
-            Self::NoLease { .. } => "no-lease",
-            Self::NoServer(_) => "no-server",
-            Self::Server(_) => "unsupported",
-            Self::System { .. } => "io",
+            Self::Settings(_) => Code::BadNetwork,
+            Self::NoLink { others, .. } if !others.is_empty() => Code::OtherLinks,
+            Self::NoLink { .. } => Code::NoLink,
+            Self::NoCarrier { .. } => Code::NoCarrier,
+            Self::NoLease { asked, .. } => asked.code,
+            Self::NoServer(causes) => most_telling(causes),
+            Self::Server(ServerError::Ca(_)) => Code::BadCa,
+            Self::Server(ServerError::Proxy(_)) => Code::BadProxy,
+            Self::System { .. } => Code::NetworkIo,
         }
     }
 
-    fn advice(&self) -> String {
+    fn advice(&self) -> Option<String> {
         match self {
-            Self::Settings(_) => "correct zstrap.net= on the kernel command line: docs/network.md",
-            Self::NoLink { others, .. } if !others.is_empty() => {
-                "correct the link in the network settings; the names of all links stand above"
-            }
-            Self::NoLink { .. } => {
-                "check that the kernel has a driver for this network card (zstrap.log=debug)"
-            }
-            Self::NoCarrier { .. } => "check the cable and the switch port",
-            Self::NoLease { asked, .. } => asked.advice,
-            Self::NoServer(why) if why.contains("certificate") => {
-                "check the name in the server's certificate, the CA of the image (--ca), and the clock"
-            }
-            Self::NoServer(why) if why.contains("no medium") => {
-                "check that the stick or CD is there and has the folder of the image's file: server"
-            }
-            Self::NoServer(_) => "check that a server of the image runs and can be reached from this network",
-            Self::Server(_) => "make the image with a server that this version can speak to",
-            Self::System { .. } => "report this line; it is a defect of the init or the kernel",
+            Self::NoLease { asked, .. } => Some(asked.advice.to_owned()),
+            _ => None,
         }
-        .to_owned()
     }
+}
+
+/// Of what servers and links had to say, the code to look up: what somebody has answered tells more than that nobody
+/// did. Among equals, the first that was tried.
+fn most_telling(causes: &[Cause]) -> Code {
+    let told = |code: Code| match code {
+        Code::Unreachable | Code::NoMedium => 0,
+        Code::NotUsable => 1,
+        Code::NoNameServer | Code::NameUnknown => 2,
+        Code::ConnectionRefused => 3,
+        Code::NoAnswer => 4,
+        Code::StatusAtFirst => 5,
+        Code::NotOurs => 6,
+        Code::NotPublished => 7,
+        // A server whose certificate is not taken.
+        _ => 8,
+    };
+    let first_of_most = causes.iter().rev().max_by_key(|cause| told(cause.code));
+    first_of_most.map_or(Code::Unreachable, |cause| cause.code)
 }
 
 /// Brings the network up until a server answers. Boot media among the servers need no network: they are asked before
@@ -256,7 +263,7 @@ pub fn bring_up(system: &dyn System, machine: &mut Machine, identity: &Identity)
         }
     }
     if identity.servers.iter().all(|url| is_medium(&url)) {
-        return Err(Error::NoServer(reasons.join("; ")));
+        return Err(Error::NoServer(reasons));
     }
     match search(system, machine, identity, network.clone(), started) {
         Err(error) if !media_come_first && identity.servers.iter().any(|url| is_medium(&url)) => {
@@ -273,7 +280,7 @@ fn on_media(
     identity: &Identity,
     network: &Network,
     started: Instant,
-) -> Result<Online, Vec<String>> {
+) -> Result<Online, Vec<Cause>> {
     let servers = Servers::on_media(identity, &machine.servers).ok_or_else(Vec::new)?;
     let modules = &mut machine.modules;
     // Sticks and their drivers show up one after the other.
@@ -358,7 +365,7 @@ fn search(
         }
     }
     refusals.dedup();
-    if refusals.is_empty() { Err(search.why_not()) } else { Err(Error::NoServer(refusals.join("; "))) }
+    if refusals.is_empty() { Err(search.why_not()) } else { Err(Error::NoServer(refusals)) }
 }
 
 /// The settings of the kernel command line, which is what a person at the machine can reach; else the identity's.
@@ -400,11 +407,12 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     /// The node online, or the reasons when no server answers. What is wrong with one candidate must not keep the
     /// node from the next.
-    fn run(&self, servers: Servers, clock: &mut Clock) -> Result<Online, Vec<String>> {
+    fn run(&self, servers: Servers, clock: &mut Clock) -> Result<Online, Vec<Cause>> {
         let Candidate { link, settings, .. } = self.candidate;
-        let hostname = self.configure().map_err(|error| vec![format!("{}: {error}", link.name)])?;
+        let cause = |code, text: &dyn Display| vec![Cause { code, text: format!("{}: {text}", link.name) }];
+        let hostname = self.configure().map_err(|error| cause(Code::NotUsable, &error))?;
         if settings.dns.is_empty() && needs_dns(self.identity) {
-            return Err(vec![format!("{}: no name server, and servers are known by name only", link.name)]);
+            return Err(cause(Code::NoNameServer, &"no name server, and servers are known by name only"));
         }
         clock.settle(&settings.ntp, &self.identity.servers, self.identity);
         let answer = match servers.first_answer(self.identity) {
@@ -539,7 +547,30 @@ mod tests {
         let cmdline = Cmdline::parse(b"zstrap.net=dhcp4, vlan=7");
         let error = network_in_effect(&cmdline, &fake::identity()).unwrap_err();
         assert!(Failure::of(Stage::Network, error).is_final());
-        let error = Error::NoServer("http://192.0.2.1: Connection refused".to_owned());
-        assert!(!Failure::of(Stage::Network, error).is_final());
+        let refused = Cause { code: Code::ConnectionRefused, text: "http://192.0.2.1".to_owned() };
+        assert!(!Failure::of(Stage::Network, Error::NoServer(vec![refused])).is_final());
+    }
+
+    #[test]
+    fn of_several_causes_the_one_that_tells_most_has_the_code() {
+        let code = |codes: &[Code]| {
+            let cause = |code: &Code| Cause { code: *code, text: String::new() };
+            Error::NoServer(codes.iter().map(cause).collect()).code()
+        };
+        assert_eq!(code(&[Code::Unreachable, Code::ConnectionRefused]), Code::ConnectionRefused);
+        assert_eq!(code(&[Code::UnknownCa, Code::NotPublished, Code::Unreachable]), Code::UnknownCa);
+        assert_eq!(code(&[Code::OtherName, Code::UnknownCa]), Code::OtherName);
+        assert_eq!(code(&[Code::NoNameServer, Code::NameUnknown]), Code::NoNameServer);
+        assert_eq!(code(&[]), Code::Unreachable);
+    }
+
+    #[test]
+    fn what_nobody_was_asked_for_is_another_failure_than_what_nobody_gave() {
+        let code = |v4, v6| {
+            let (asked, waited) = (Asked::by(v4, v6), std::time::Duration::from_secs(90));
+            Error::NoLease { asked, links: "eth0".to_owned(), waited }.code()
+        };
+        assert_eq!([code(true, true), code(false, true)], [Code::NoLease; 2]);
+        assert_eq!(code(false, false), Code::NothingAsked);
     }
 }

@@ -28,17 +28,20 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitOptions, WaitStatus};
 use rustix::system::RebootCommand;
-use zstrap_formats::config::LogLevel;
+use zstrap_formats::cmdline::Cmdline;
+use zstrap_formats::config::{LogLevel, OnFailure};
 
-use crate::fail::random;
+use crate::fail::{Code, Policy, random};
 use crate::retry::Retry;
 use crate::sys::{End, linux};
-use crate::{console, fail};
+use crate::{console, fail, loops};
 
 /// Pauses before the program is started again. When all tries are used, the machine reboots.
 const RESTARTS: Retry = Retry { first: Duration::from_secs(1), cap: Duration::from_secs(30), tries: 10 };
 /// A program that ran this long has come up; the count of its ends begins anew.
 const STABLE: Duration = Duration::from_secs(60);
+/// What a failure has kept from happening.
+const NOT_DONE: &str = "the program of the config does not run";
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// How long left-over processes get between SIGTERM and SIGKILL.
 const LEFT_OVER: Duration = Duration::from_secs(5);
@@ -66,11 +69,21 @@ pub fn run(args: &[OsString]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     console::start(plan.log);
+    fail::panic::set_hook(policy());
+    loops::begin_reading();
     match Supervisor::new(plan).and_then(Supervisor::supervise) {
         Ok(how) => linux::end(how),
-        Err(error) => log::error!(target: "supervise", "refused reason=io {error}"),
+        Err(error) => {
+            fail::explain(Code::SuperviseIo, "supervise", &error, NOT_DONE);
+            policy().end(OnFailure::Reboot);
+        }
     }
     fail::reboot()
+}
+
+/// As the init goes on after a failure, so does its successor.
+fn policy() -> Policy {
+    Policy::of(&Cmdline::parse(&std::fs::read("/proc/cmdline").unwrap_or_default()))
 }
 
 /// What to run.
@@ -115,6 +128,8 @@ struct Supervisor {
     signals: SignalFd,
     /// The running program, if it is running.
     child: Option<i32>,
+    /// Whether a program has stayed up, so that this boot has not failed.
+    is_stable: bool,
 }
 
 impl Supervisor {
@@ -126,7 +141,7 @@ impl Supervisor {
         if let Err(error) = rustix::system::reboot(RebootCommand::CadOff) {
             log::warn!(target: "supervise", "ctrl-alt-del stays immediate: {error}");
         }
-        Ok(Self { plan, signals, child: None })
+        Ok(Self { plan, signals, child: None, is_stable: false })
     }
 
     fn supervise(mut self) -> io::Result<End> {
@@ -137,14 +152,14 @@ impl Supervisor {
                 log::error!(target: "supervise", "not started program={} error={error}", self.name());
             }
             while self.child.is_some() {
-                if let Some(how) = self.wait(Duration::from_secs(3600)) {
+                let timeout = self.time_to_look(started.elapsed());
+                if let Some(how) = self.wait(timeout) {
                     return Ok(self.end(how));
                 }
             }
             ends = if started.elapsed() >= STABLE { 1 } else { ends + 1 };
             let Some(pause) = RESTARTS.pause_after(ends, random()) else {
-                log::error!(target: "supervise", "gave up program={} ends={ends}: rebooting", self.name());
-                return Ok(self.end(End::Reboot));
+                return Ok(self.give_up(ends));
             };
             log::warn!(target: "supervise", "restart {ends} of {} in {:.1}s", RESTARTS.tries - 1, pause.as_secs_f64());
             // Services that outlived the program would run twice.
@@ -153,6 +168,28 @@ impl Supervisor {
                 return Ok(self.end(how));
             }
         }
+    }
+
+    /// How long to wait for a program that has run for this long. One that has stayed up ends a boot loop.
+    fn time_to_look(&mut self, up: Duration) -> Duration {
+        const HOUR: Duration = Duration::from_secs(3600);
+        if !self.is_stable && up >= STABLE {
+            self.is_stable = true;
+            loops::succeeded();
+        }
+        if self.is_stable { HOUR } else { STABLE.saturating_sub(up) }
+    }
+
+    /// A program that never stays up in one boot after the other is a boot loop, too.
+    fn give_up(&mut self, ends: u32) -> End {
+        log::error!(target: "supervise", "gave up program={} ends={ends}: rebooting", self.name());
+        let because = format!("{} has ended {ends} times, and never stayed up", self.name());
+        fail::explain(Code::GaveUp, "supervise", &because, NOT_DONE);
+        let (next, pause) = policy().reboot();
+        fail::say(next, pause);
+        // A person who has seen enough can end it.
+        let how = self.wait_whole(pause).unwrap_or(End::Reboot);
+        self.end(how)
     }
 
     fn name(&self) -> std::borrow::Cow<'_, str> {

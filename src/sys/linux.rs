@@ -11,6 +11,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::mount::UnmountFlags;
 
+use crate::fail::{self, Code};
+
 use super::{End, Meta, Mount, NewFile, Program, RootDir, System};
 
 /// The running kernel.
@@ -121,7 +123,13 @@ pub fn end(how: End) {
         End::Halt => RebootCommand::Halt,
     };
     if let Err(error) = reboot(command) {
-        log::error!(target: "fail", "{how:?} refused by the kernel: {error}");
+        let because = format!("{how:?} refused by the kernel: {error}");
+        fail::explain(
+            Code::NotEnded,
+            "init",
+            &because,
+            "the machine still runs, and is told so again each minute",
+        );
     }
 }
 

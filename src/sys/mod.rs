@@ -4,6 +4,7 @@
 //! signature is bad" becomes an assertion on a list of calls. [`linux`] is the real one.
 
 mod backtrace;
+pub mod efi;
 #[cfg(test)]
 pub mod fake;
 pub mod linux;

@@ -28,6 +28,11 @@ const BOTH: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct EachFamily;
 
+/// That there is no address, told apart from all else that can keep a connection from being made.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct NoSuchName(io::Error);
+
 impl Resolver for EachFamily {
     fn resolve(
         &self,
@@ -40,7 +45,7 @@ impl Resolver for EachFamily {
             .and_then(|(scheme, authority)| DefaultResolver::host_and_port(scheme, authority))
             .ok_or_else(|| ureq::Error::BadUri(uri.to_string()))?;
         let found = look_up(&place, *timeout.after, ask_libc).map_err(|none| match none {
-            NoAddress::Failed(error) => ureq::Error::Io(error),
+            NoAddress::Failed(error) => ureq::Error::Io(io::Error::other(NoSuchName(error))),
             NoAddress::Late => ureq::Error::Timeout(timeout.reason),
         })?;
         let mut addresses = self.empty();

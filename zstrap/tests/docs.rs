@@ -1,4 +1,4 @@
-//! Keeps what people read true: every reason of the init is explained, commands parse, targets and links exist.
+//! Keeps what people read true: every failure of the init is explained, commands parse, targets and links exist.
 //!
 //! In: the documents for users, the init's sources as text, `Makefile`. Out: nothing. Failure: a test that names
 //! the document and the word. (`formats/tests/docs.rs` does the same for the formats and the threat model.)
@@ -56,30 +56,17 @@ fn sources() -> BTreeMap<String, String> {
     found
 }
 
-/// The words that a source can print as a reason: literals in functions called `…reason`, and `reason=WORD`.
-fn reasons(code: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut end = None;
-    for line in code.lines() {
-        let indent = &line[..line.len() - line.trim_start().len()];
-        if line.contains("reason(") && line.contains("fn ") && line.ends_with('{') {
-            end = Some(format!("{indent}}}"));
-        } else if end.as_deref() == Some(line) {
-            end = None;
-        }
-        if end.is_some() {
-            found.extend(line.split('"').skip(1).step_by(2).map(str::to_owned));
-        }
-        let said = line.split("reason=").skip(1).map(|rest| word(rest).to_owned());
-        found.extend(said.filter(|word| !word.is_empty()));
-    }
-    found
+/// The codes that a source names, as `Code::NAME`.
+fn codes(source: &str) -> BTreeSet<&str> {
+    let names = source.split("Code::").skip(1);
+    names.map(|rest| &rest[..rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len())]).collect()
 }
 
-/// What a text begins with that could be a reason.
-fn word(text: &str) -> &str {
-    let end = text.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-');
-    &text[..end.unwrap_or(text.len())]
+/// Of the init's one table: what a code is called in the source, and in print.
+fn table() -> BTreeMap<String, String> {
+    let table = sources()["fail/code.rs"].clone();
+    let rows = table.lines().filter_map(|line| line.trim().split_once(" \"ZS-"));
+    rows.map(|(name, rest)| (name.to_owned(), format!("ZS-{}", rest.split('"').next().unwrap()))).collect()
 }
 
 /// The cells of every table row that begins with code.
@@ -93,43 +80,51 @@ fn code(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 
-/// Reasons of the documented tables, with the stages they name.
+/// The stages that the page names for each code: between backticks in the line of the reason, behind the reason.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
-    let rows = rows(&text(ERRORS)).into_iter().filter(|row| row.len() == 4);
-    let stages = |cell: &str| cell.split(", ").map(str::to_owned).collect();
-    let mut found = BTreeMap::new();
-    for row in rows {
-        let reason = row[0].trim_matches('`').to_owned();
-        assert!(found.insert(reason.clone(), stages(&row[1])).is_none(), "{reason} stands twice in {ERRORS}");
-    }
-    found
+    let page = text(ERRORS);
+    let sections = page.split("\n### ZS-").skip(1).map(|section| section.split_once('\n').unwrap());
+    let stages = |section: &str| {
+        let reason = section.lines().find(|line| line.starts_with("- **Reason:**")).unwrap();
+        code(reason.split(": ").next().unwrap()).skip(1).map(str::to_owned).collect()
+    };
+    sections.map(|(heading, section)| (format!("ZS-{heading}"), stages(section))).collect()
 }
 
+// That each code has a section and each section a code is tested where the codes are.
 #[test]
-fn every_reason_of_the_init_is_explained_and_no_other() {
-    let printed: BTreeSet<String> = sources().values().flat_map(|code| reasons(code)).collect();
-    assert!(printed.len() > 30, "the reasons in src/ were not found: {printed:?}");
-    let documented: BTreeSet<String> = documented().into_keys().collect();
-    let missing: Vec<_> = printed.difference(&documented).collect();
-    assert!(missing.is_empty(), "{ERRORS} lacks {missing:?}");
-    let stale: Vec<_> = documented.difference(&printed).collect();
-    assert!(stale.is_empty(), "{ERRORS} explains what the init never says: {stale:?}");
-}
-
-#[test]
-fn reasons_are_explained_for_the_stage_that_gives_them() {
-    let (documented, sources) = (documented(), sources());
+fn codes_are_explained_for_the_stage_that_gives_them() {
+    let (documented, table, sources) = (documented(), table(), sources());
+    assert!(table.len() > 60, "the codes in src/ were not found: {table:?}");
+    let mut seen = 0;
     for stage in STAGES {
         let own = |path: &str| path == format!("{stage}.rs") || path.starts_with(&format!("{stage}/"));
         let own: Vec<&String> = sources.iter().filter(|(path, _)| own(path)).map(|(_, code)| code).collect();
         assert!(!own.is_empty(), "the sources of {stage} were not found");
-        for reason in own.into_iter().flat_map(|code| reasons(code)) {
-            assert!(documented[&reason].contains(stage), "{ERRORS}: {reason} is a reason of {stage}, too");
+        for name in own.into_iter().flat_map(|source| codes(source)) {
+            let code = &table[name];
+            assert!(documented[code].contains(stage), "{ERRORS}: {code} is a failure of {stage}, too");
+            seen += 1;
         }
     }
-    let known: BTreeSet<&str> = STAGES.into_iter().chain(["init"]).collect();
-    for (reason, stages) in documented {
-        assert!(stages.iter().all(|stage| known.contains(stage.as_str())), "{ERRORS}: stages of {reason}");
+    assert!(seen > 30, "only {seen} codes were found in the stages");
+    let known: BTreeSet<&str> = STAGES.into_iter().chain(["init", "supervise"]).collect();
+    for (code, stages) in documented {
+        let is_known = stages.iter().all(|stage| known.contains(stage.as_str()));
+        assert!(!stages.is_empty() && is_known, "{ERRORS}: stages of {code}");
+    }
+}
+
+#[test]
+fn every_code_that_a_document_names_has_a_section() {
+    let documented = documented();
+    for document in DOCUMENTS {
+        let text = text(document);
+        for rest in text.split("ZS-").skip(1) {
+            let code = format!("ZS-{}", rest.get(..6).unwrap_or(rest));
+            let is_one = code.as_bytes().get(3).is_some_and(|b| b.is_ascii_uppercase());
+            assert!(!is_one || documented.contains_key(&code), "{document} names {code}");
+        }
     }
 }
 

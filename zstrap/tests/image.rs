@@ -179,7 +179,7 @@ fn the_build_time_is_given_or_that_of_the_newest_signature() {
 fn the_command_line_is_in_script_and_description() {
     let work = ready();
     make(&work, &["-o", "image", "--cmdline-append", "zstrap.log=debug"]);
-    let cmdline = "console=tty0 console=ttyS0,115200 quiet zstrap.log=debug";
+    let cmdline = "console=tty0 console=ttyS0,115200 quiet panic=30 zstrap.log=debug";
     let script = text(&work.read("image/boot.ipxe"));
     assert!(script.starts_with(&format!("#!ipxe\nkernel kernel initrd=initramfs {cmdline} ||")), "{script}");
     let json: serde_json::Value = serde_json::from_slice(&work.read("image/image.json")).unwrap();
@@ -273,7 +273,7 @@ fn boot_starts_qemu_with_the_image() {
         called.contains(" -m 512 ") && called.contains(" -kernel image/kernel -initrd image/initramfs "),
         "{called}"
     );
-    assert!(called.trim_end().ends_with("quiet zstrap.tries=1"), "{called}");
+    assert!(called.trim_end().ends_with("quiet panic=30 zstrap.tries=1"), "{called}");
     assert!(text(&output.stderr).contains("to leave: Ctrl-A, then X"));
 }
 
