@@ -109,7 +109,7 @@ bench: build ## Figures: boot against a busybox script, sizes, publish against s
 
 ##@ Parts
 .PHONY: programs zstrap
-programs: zstrap init-amd64 init-arm64 payload-amd64 payload-arm64 ## out/bin: zstrap, the init, the payload of the tests
+programs: zstrap init-amd64 init-arm64 payload-amd64 payload-arm64 ## out/bin: zstrap, the init, the programs of the tests
 zstrap:
 	cargo build --release -p zstrap
 	@install -d out/bin

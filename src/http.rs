@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, KeyProvider};
@@ -61,6 +61,8 @@ const WARM_UP: Duration = Duration::from_secs(10);
 /// Bytes a second below which a download is given up: 128 kbit/s.
 const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
+/// How long a small file may come without a word about it.
+const SILENT: Duration = Duration::from_secs(20);
 /// Connections to one server at once: enough to hide the round trips of small files.
 pub const CONNECTIONS: usize = 4;
 
@@ -463,14 +465,30 @@ impl Server {
     ) -> Result<Vec<u8>, HttpError> {
         let response = self.request(path, &From::default(), body, whole)?;
         let url = || self.base.join(path);
-        let mut bytes = Vec::new();
         // One byte more than allowed tells a full file from one that goes on.
-        let mut reader = response.into_body().into_reader().take(limit.saturating_add(1));
-        reader.read_to_end(&mut bytes).map_err(|source| HttpError::Transport { url: url(), source })?;
+        let reader = response.into_body().into_reader().take(limit.saturating_add(1));
+        let bytes = read_all(reader, path).map_err(|source| HttpError::Transport { url: url(), source })?;
         if bytes.len() as u64 > limit {
             return Err(HttpError::TooLarge { url: url(), limit });
         }
         Ok(bytes)
+    }
+}
+
+/// Reads to the end; a file that drips is named from time to time: nobody should stand before a silent screen.
+fn read_all(mut reader: impl Read, path: &str) -> io::Result<Vec<u8>> {
+    let (mut bytes, mut piece, mut said) = (Vec::new(), [0; 4096], Instant::now());
+    loop {
+        match reader.read(&mut piece) {
+            Ok(0) => return Ok(bytes),
+            Ok(read) => bytes.extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if said.elapsed() >= SILENT {
+            said = Instant::now();
+            log::info!(target: "servers", "slow path={path} have={}", bytes.len());
+        }
     }
 }
 

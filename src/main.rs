@@ -118,8 +118,7 @@ fn stages_at(
         fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     let facts = node::facts::gather(machine, identity, online, &config, &list);
     let connection = online.connection();
-    let booted_without = || Handover::without_link(&connection.network);
-    let handover = connection.via.as_ref().map_or_else(booted_without, Handover::of);
+    let handover = Handover::of(&connection.network, connection.via.as_ref());
     let handover = match online.renewed() {
         Some(newest) => handover.with_lease(newest),
         None => handover,

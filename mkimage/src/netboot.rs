@@ -16,11 +16,10 @@ use crate::{folder, initramfs, kernel, program};
 /// What iPXE would not pass on to the kernel as it stands: quotes, settings, ends of commands, comments.
 const IPXE_SYNTAX: &str = "\"'\\$|&;#";
 
-/// How what gzip has packed begins: an arm64 kernel may come as `Image.gz`.
-const GZIP: &[u8] = &[0x1f, 0x8b];
-
 /// Seconds for a person to read what a kernel has said that panicked. A later `panic=` of the appended words wins.
 const PANIC: u32 = 30;
+/// How what gzip has packed begins: an arm64 kernel may come as `Image.gz`.
+const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// What an image is made of.
 #[derive(Debug, Clone, Copy)]

@@ -82,8 +82,6 @@ pub struct Via {
     pub obtained: Duration,
     /// What the kernel made of a router's advertisement, if there was one.
     pub made: Option<Autoconfigured>,
-    /// The network settings in effect.
-    pub network: Network,
 }
 
 impl Online {
@@ -430,7 +428,7 @@ impl Attempt<'_> {
 
     fn via(&self) -> Via {
         let Candidate { link, settings, lease, obtained, made } = self.candidate.clone();
-        Via { link, settings, lease, obtained, made, network: self.network.clone() }
+        Via { link, settings, lease, obtained, made }
     }
 
     /// Gives the link its settings, and the machine its name and name servers.

@@ -102,9 +102,8 @@ pub fn half_noise(length: usize) -> Vec<u8> {
 pub fn connection() -> Connection {
     let link =
         Link { name: "eth0".to_owned(), index: 2, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56], has_master: false };
-    let network = Network::default();
     let (settings, obtained) = (Settings::default(), Duration::ZERO);
-    let via = Via { link, settings, lease: None, obtained, made: None, network };
+    let via = Via { link, settings, lease: None, obtained, made: None };
     let (server, hostname) = ("http://10.0.2.2:8080".to_owned(), "node".to_owned());
     Connection { via: Some(via), network: Network::default(), server, hostname }
 }
