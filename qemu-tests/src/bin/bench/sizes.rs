@@ -18,14 +18,16 @@ struct Sizes {
     arch: Arch,
     /// What the design allows for the whole of the init, in MiB.
     most: f64,
+    /// What it wishes.
+    goal: f64,
     /// What the init had when DHCPv4 on one link after the other and one server were all it knew, in bytes.
     before: Option<f64>,
 }
 
 /// Code of arm64 is denser: the same init has a sixth less.
 const ALL: [Sizes; 2] = [
-    Sizes { arch: Arch::Amd64, most: 2.2, before: Some(1_909_488.0) },
-    Sizes { arch: Arch::Arm64, most: 1.9, before: None },
+    Sizes { arch: Arch::Amd64, most: 2.2, goal: 2.0, before: Some(1_909_488.0) },
+    Sizes { arch: Arch::Arm64, most: 1.9, goal: 1.7, before: None },
 ];
 
 /// The level that images are compressed with.
@@ -49,7 +51,8 @@ impl Sizes {
             report.row(Row { what, unit: Unit::Bytes, figure: bytes as f64, peer, budget });
         };
         let peer = if self.before.is_some() { "; peer: with DHCP on one link alone" } else { "" };
-        row(&format!("the init, stripped{peer}"), init.len(), self.before, Budget::Figure(self.most * MIB));
+        let what = format!("the init, stripped, goal {:.1} MiB{peer}", self.goal);
+        row(&what, init.len(), self.before, Budget::Figure(self.most * MIB));
         let mut size = |what: &str, bytes: usize| row(what, bytes, None, Budget::None);
         size("the init, zstd -19", compressed.len());
         size("initramfs with modules and identity", read(&folder.join(&image.initramfs))?.len());
