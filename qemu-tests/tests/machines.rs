@@ -7,6 +7,7 @@ mod clocks;
 mod handoff;
 mod hardware;
 mod links;
+mod loops;
 mod machine;
 mod mirrors;
 mod network;
