@@ -1,17 +1,25 @@
 //! EFI firmware for machines, with variables that outlive them.
 //!
-//! In: the firmware that the package `ovmf` installs. Out: a [`Firmware`] with variables of its own; the machines that are
-//! made with it, one after the other, are one machine that was reset in between. Failure: the package is not installed.
+//! In: the firmware that the packages `ovmf` and `qemu-efi-aarch64` install. Out: a [`Firmware`] with variables of its own; the machines that are
+//! made with it, one after the other, are one machine that was reset in between. Failure: the package of this run's
+//! architecture is not installed.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
+use zstrap_formats::name::Arch;
 
+use crate::artefacts;
 use crate::vm::VmBuilder;
 
-const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The code of the firmware, and its variables as they come from the factory.
+fn parts() -> (&'static str, &'static str) {
+    match artefacts::arch() {
+        Arch::Amd64 => ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        Arch::Arm64 => ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
+    }
+}
 
 /// A firmware whose variables are kept.
 pub struct Firmware {
@@ -23,8 +31,9 @@ impl Firmware {
     pub fn new() -> Result<Self> {
         let folder = TempDir::with_prefix("zstrap-efi-").context("making the folder of a firmware")?;
         let firmware = Self { folder };
-        let copied = std::fs::copy(VARIABLES, firmware.variables());
-        copied.with_context(|| format!("copying {VARIABLES} of the package ovmf: run scripts/setup"))?;
+        let (_, variables) = parts();
+        let copied = std::fs::copy(variables, firmware.variables());
+        copied.with_context(|| format!("copying the firmware's {variables}: run scripts/setup"))?;
         Ok(firmware)
     }
 
@@ -38,7 +47,8 @@ impl Firmware {
         let flash = |unit: u32, more: &str, file: &Path| {
             format!("if=pflash,format=raw,unit={unit}{more},file={}", file.display())
         };
-        let (code, variables) = (flash(0, ",readonly=on", Path::new(CODE)), flash(1, "", &self.variables()));
+        let (code, _) = parts();
+        let (code, variables) = (flash(0, ",readonly=on", Path::new(code)), flash(1, "", &self.variables()));
         machine.arguments(&["-drive", &code, "-drive", &variables])
     }
 }

@@ -29,6 +29,8 @@ const SHOWN_LINES: usize = 40;
 
 /// What differs between the machines of two architectures.
 struct Platform {
+    /// The architecture.
+    arch: Arch,
     /// The emulator.
     qemu: &'static str,
     /// Its arguments for the machine.
@@ -41,6 +43,7 @@ struct Platform {
 
 /// The kernel measures at its start whether the timer ticks, and gives up when a busy host has emulated too few ticks.
 const AMD64: Platform = Platform {
+    arch: Arch::Amd64,
     qemu: "qemu-system-x86_64",
     machine: &["-M", "q35"],
     cmdline: "no_timer_check",
@@ -49,6 +52,7 @@ const AMD64: Platform = Platform {
 
 /// Of the processors that can be emulated this one is the quickest: a newer one signs pointers, at five times the cost.
 const ARM64: Platform = Platform {
+    arch: Arch::Arm64,
     qemu: "qemu-system-aarch64",
     // It has no keyboard of its own.
     machine: &["-M", "virt", "-cpu", "cortex-a57", "-device", "virtio-keyboard-pci"],
@@ -255,8 +259,8 @@ impl VmBuilder {
         if self.before.is_empty() {
             return Ok(());
         }
-        let program =
-            std::fs::read(artefact("bin/zstrap-test-before")?).context("reading the program before")?;
+        let program = artefact(&format!("bin/zstrap-test-before-{}", self.platform.arch))?;
+        let program = std::fs::read(program).context("reading the program before")?;
         let mut archive = Archive::new();
         archive.file("before", 0o755, &program)?;
         let mut initrd = std::fs::read(&self.initrd).context("reading the initramfs")?;
