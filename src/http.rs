@@ -67,7 +67,7 @@ const WARM_UP: Duration = Duration::from_secs(10);
 const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
 /// The longest that a server is left alone because it asks for that.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How long a small file may come without a word about it.
 const SILENT: Duration = Duration::from_secs(20);
 /// The longest single wait for a server: name, connection and answer of a request and of each redirect, and a little.
@@ -602,8 +602,8 @@ fn is_strong(etag: &str) -> bool {
 /// to a machine whose clock may be wrong.
 fn wait(value: &str) -> Option<Duration> {
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    let seconds = || value.parse().map_or(LONGEST_WAIT, Duration::from_secs);
-    is_number.then(|| seconds().min(LONGEST_WAIT))
+    let seconds = || value.parse().map_or(LONGEST_RETRY_AFTER, Duration::from_secs);
+    is_number.then(|| seconds().min(LONGEST_RETRY_AFTER))
 }
 
 /// The first byte of `Content-Range: bytes BEGIN-END/SIZE` (RFC 9110, section 14.4).
