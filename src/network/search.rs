@@ -23,6 +23,7 @@ use crate::net::links::Link;
 use crate::net::netlink;
 use crate::net::settings::{Autoconfigured, Settings};
 use crate::net::v6::{self, V6};
+use crate::watchdog;
 
 /// How long the other links get once a link has led to no server.
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
@@ -137,6 +138,7 @@ impl<'a> Search<'a> {
         let now = self.started.elapsed();
         self.links.values_mut().for_each(|watch| watch.resume(now));
         while self.started.elapsed() < self.deadline {
+            watchdog::expect_within(watchdog::WORK);
             self.look_at_links();
             let now = self.started.elapsed();
             self.links.values_mut().for_each(|watch| watch.work(now));
@@ -306,7 +308,7 @@ impl<'a> Search<'a> {
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(pause.subsec_nanos()) };
         match poll(&mut fds, Some(&timeout)) {
             // Quiet: time to see whether a driver has brought new devices.
-            Ok(0) => drop(self.modules.load_for_hardware()),
+            Ok(0) if self.modules.load_for_hardware() > 0 => watchdog::arm(),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => {
                 return Err(Error::System { what: "waiting for links".to_owned(), source: errno.into() });
