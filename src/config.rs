@@ -14,6 +14,7 @@ use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
 use crate::clock::Now;
+use crate::console::status;
 use crate::fail::{Code, Refusal};
 use crate::http::Source;
 use crate::servers::Servers;
@@ -122,6 +123,7 @@ pub fn obtain(
         None => newest(source, identity, now),
     })?;
     let config = Config::parse_node(&signed.bytes)?;
+    status::described(&config.description);
     let bundle = chosen_bundle(&config, cmdline)?;
     if config.root.size > 0 {
         return Err(Error::Unsupported("a root on disk (root.size)"));

@@ -94,7 +94,7 @@ pub fn prepare(system: &dyn System) -> Machine {
         network_attempts: 0,
         on_failure: OnFailure::default(),
     };
-    console::start(machine.log_level_of(None));
+    console::start_boot(machine.log_level_of(None));
     failed.iter().chain(&panic).for_each(|line| log::warn!(target: "early", "{line}"));
     for name in unknown_words(&machine.cmdline) {
         log::warn!(target: "early", "ignored setting={name}: no such setting");

@@ -15,6 +15,7 @@ use zstrap_formats::digest::ContentDigest;
 use zstrap_formats::list::{Entry, EntryKind};
 use zstrap_formats::packed::{self, Packed};
 
+use crate::console::status;
 use crate::download::{Download, mismatch};
 use crate::fail::{Code, Refusal};
 use crate::http::{CONNECTIONS, HttpError};
@@ -126,6 +127,7 @@ pub fn files(servers: &Servers, list: &VerifiedList, root: Root) -> Result<Fetch
     let entries = list.list().entries();
     make_dirs_and_links(&root, entries)?;
     let blobs = blobs(entries);
+    status::expect_bytes(list.list().total_size());
     let progress =
         Progress { total: list.list().total_size(), done: AtomicU64::new(0), said: Mutex::new(started) };
     let packed = packed(servers, list);
@@ -294,6 +296,7 @@ pub struct Progress {
 impl Progress {
     /// So much more has come.
     pub fn add(&self, bytes: u64) {
+        status::wrote(bytes);
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let Ok(mut said) = self.said.try_lock() else { return };
         if said.elapsed() >= PROGRESS {
@@ -306,6 +309,7 @@ impl Progress {
     /// So much was thrown away again.
     pub fn take_back(&self, bytes: u64) {
         self.done.fetch_sub(bytes, Ordering::Relaxed);
+        status::took_back(bytes);
     }
 }
 

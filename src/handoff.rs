@@ -10,6 +10,7 @@ use std::time::Instant;
 use rustix::mount::MountFlags;
 use zstrap_formats::config::{Config, LogLevel};
 
+use crate::console;
 use crate::early::Machine;
 use crate::fail::{self, Code, Failure, Refusal, Stage};
 use crate::fetch::Fetched;
@@ -107,7 +108,10 @@ pub fn to_program(
 ) -> Failure {
     let failed = |error| Failure::of(Stage::Handoff, error);
     match prepare(system, machine, fetched, config, (facts, handover)) {
-        Ok(program) => failed(leave(system, &program, config)).and_final(),
+        Ok(program) => {
+            console::hand_over();
+            failed(leave(system, &program, config)).and_final()
+        }
         Err(error) => failed(error),
     }
 }

@@ -1,6 +1,6 @@
 //! What a kernel file says of itself, as far as images need it.
 //!
-//! In: the bytes of a kernel. Out: its architecture and, for x86, its release. Failure: [`identify`] gives
+//! In: the bytes of a kernel. Out: its architecture and its release, where it can be read. Failure: [`identify`] gives
 //! `None` for what no boot loader would take.
 
 use zstrap_formats::name::Arch;
@@ -14,6 +14,10 @@ const X86_SETUP: usize = 0x200;
 const ARM64_MARK: (usize, &[u8]) = (0x38, b"ARM\x64");
 /// A compressed `Image` that is an EFI program (`vmlinuz.efi`): its mark, then the word for the compression.
 const EFI_ZBOOT_MARK: (usize, &[u8]) = (0x4, b"zimg");
+/// What stands before the release in an uncompressed kernel (Linux `init/version-timestamp.c`).
+const BANNER: &[u8] = b"Linux version ";
+/// Longer ones no kernel has (`__NEW_UTS_LEN` is 64).
+const LONGEST_RELEASE: usize = 128;
 
 /// A kernel that boot loaders take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +35,10 @@ pub fn identify(kernel: &[u8]) -> Option<KernelFile> {
     if has(X86_MARK) {
         return Some(KernelFile { arch: Arch::Amd64, release: x86_release(kernel) });
     }
-    (has(ARM64_MARK) || has(EFI_ZBOOT_MARK)).then_some(KernelFile { arch: Arch::Arm64, release: None })
+    if has(ARM64_MARK) {
+        return Some(KernelFile { arch: Arch::Arm64, release: banner_release(kernel) });
+    }
+    has(EFI_ZBOOT_MARK).then_some(KernelFile { arch: Arch::Arm64, release: None })
 }
 
 fn x86_release(kernel: &[u8]) -> Option<String> {
@@ -40,8 +47,21 @@ fn x86_release(kernel: &[u8]) -> Option<String> {
     if offset == 0 {
         return None;
     }
-    let text = kernel.get(offset + X86_SETUP..)?.split(|byte| *byte == 0 || *byte == b' ').next()?;
-    String::from_utf8(text.to_vec()).ok().filter(|release| !release.is_empty() && release.len() < 128)
+    first_word(kernel.get(offset + X86_SETUP..)?)
+}
+
+/// An arm64 `Image` has no field for it, but says it when it starts.
+fn banner_release(kernel: &[u8]) -> Option<String> {
+    let at = kernel.windows(BANNER.len()).position(|window| window == BANNER)?;
+    // The text may as well stand in a format: then a `%` follows.
+    first_word(&kernel[at + BANNER.len()..]).filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+fn first_word(text: &[u8]) -> Option<String> {
+    let text = &text[..text.len().min(LONGEST_RELEASE)];
+    let word = text.split(|byte| *byte == 0 || *byte == b' ').next()?;
+    let whole = !word.is_empty() && word.len() < text.len();
+    String::from_utf8(word.to_vec()).ok().filter(|_| whole)
 }
 
 #[cfg(test)]
@@ -74,7 +94,20 @@ mod tests {
     fn knows_an_arm64_image() {
         let mut kernel = vec![0; 0x100];
         kernel[0x38..0x3c].copy_from_slice(b"ARMd");
-        assert_eq!(identify(&kernel).unwrap().arch, Arch::Arm64);
+        assert_eq!(identify(&kernel).unwrap(), KernelFile { arch: Arch::Arm64, release: None });
+    }
+
+    #[test]
+    fn reads_the_release_of_an_arm64_image() {
+        let mut kernel = vec![0; 0x100];
+        kernel[0x38..0x3c].copy_from_slice(b"ARMd");
+        let with = |text: &[u8]| identify(&[&kernel, text].concat()).unwrap().release;
+        assert_eq!(
+            with(b"xLinux version 6.1.0-9-cloud-arm64 (x) #1").as_deref(),
+            Some("6.1.0-9-cloud-arm64")
+        );
+        assert_eq!(with(b"Linux version %s (x)"), None);
+        assert_eq!(with(b"Linux version 6.1"), None);
     }
 
     #[test]

@@ -18,6 +18,8 @@ const IPXE_SYNTAX: &str = "\"'\\$|&;#";
 
 /// Seconds for a person to read what a kernel has said that panicked. A later `panic=` of the appended words wins.
 const PANIC: u32 = 30;
+/// How what gzip has packed begins: an arm64 kernel may come as `Image.gz`.
+const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// What an image is made of.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,8 @@ pub fn write(parts: &Parts<'_>, target: &Path) -> anyhow::Result<Image> {
 }
 
 fn check_kernel(parts: &Parts<'_>) -> anyhow::Result<()> {
+    // QEMU would take it, boot loaders do not.
+    ensure!(!parts.kernel.starts_with(GZIP), "kernel: packed by gzip, expected it unpacked (gunzip)");
     let kernel = kernel::identify(parts.kernel).context("kernel: neither a bzImage nor an arm64 Image")?;
     ensure!(kernel.arch == parts.arch, "kernel is for {}, expected {}", kernel.arch, parts.arch);
     if let (Some(kernel), Some(modules)) = (&kernel.release, &parts.modules.release) {

@@ -6,7 +6,8 @@ mod support;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{init, kernel, kernel_modules, parts, plain, run};
+use support::{init, kernel, kernel_modules, kernel_of, parts, plain, run};
+use zstrap_formats::name::Arch;
 use zstrap_formats::slot::{self, SLOT_SIZE};
 use zstrap_mkimage::modules::{ModuleSet, Patterns, select};
 use zstrap_mkimage::{Image, initramfs, netboot, slots};
@@ -147,8 +148,18 @@ fn refuses_parts_that_do_not_belong_together() {
     assert!(
         refused(&netboot::Parts { init: b"#!/bin/sh", ..good }).starts_with("init: expected an ELF program")
     );
-    let arm = netboot::Parts { arch: zstrap_formats::name::Arch::Arm64, ..good };
+    let packed = netboot::Parts { kernel: b"\x1f\x8b\x08", ..good };
+    assert_eq!(refused(&packed), "kernel: packed by gzip, expected it unpacked (gunzip)");
+    let arm = netboot::Parts { arch: Arch::Arm64, ..good };
     assert_eq!(refused(&arm), "kernel is for amd64, expected arm64");
+    let arm_kernel = kernel_of(Arch::Arm64);
+    let arm = netboot::Parts { arch: Arch::Arm64, kernel: &arm_kernel, ..good };
+    assert_eq!(refused(&netboot::Parts { arch: Arch::Amd64, ..arm }), "kernel is for arm64, expected amd64");
+    let release = set.release.as_deref().unwrap();
+    assert!(refused(&arm).starts_with(&format!("modules are for kernel {release}, but the kernel is ")));
+    let empty = ModuleSet::default();
+    let arm = netboot::Parts { modules: &empty, ..arm };
+    assert_eq!(refused(&arm), "init: expected an ELF program for arm64");
     assert!(!target.exists());
 }
 

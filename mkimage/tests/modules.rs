@@ -6,11 +6,16 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
-use support::{kernel_modules, run};
+use support::{kernel_modules, kernel_modules_of, run};
+use zstrap_formats::name::Arch;
 use zstrap_mkimage::modules::{ModuleSet, Patterns, select};
 
 fn shipped_selection() -> ModuleSet {
     select(&kernel_modules(), &Patterns::shipped()).unwrap()
+}
+
+fn shipped_selection_of_arm64() -> ModuleSet {
+    select(&kernel_modules_of(Arch::Arm64), &Patterns::shipped()).unwrap()
 }
 
 /// Writes the set as a system that depmod can read, and lets it make its own tables.
@@ -41,12 +46,13 @@ fn lines(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn tables_agree_with_depmod() {
-    let set = shipped_selection();
-    let (dep, alias, softdep) = depmod_tables(&set);
-    assert_eq!(needs(&set.dep), needs(&dep));
-    assert_eq!(lines(&set.alias), lines(&alias));
-    assert_eq!(lines(&set.softdep), lines(&softdep));
-    assert!(set.files.len() > 20 && lines(&alias).len() > 100, "too small a set to judge by");
+    for set in [shipped_selection(), shipped_selection_of_arm64()] {
+        let (dep, alias, softdep) = depmod_tables(&set);
+        assert_eq!(needs(&set.dep), needs(&dep));
+        assert_eq!(lines(&set.alias), lines(&alias));
+        assert_eq!(lines(&set.softdep), lines(&softdep));
+        assert!(set.files.len() > 20 && lines(&alias).len() > 100, "too small a set to judge by");
+    }
 }
 
 #[test]

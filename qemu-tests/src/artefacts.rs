@@ -1,12 +1,17 @@
-//! Where tests find what `make build` made, and how long they may wait for a machine.
+//! Where tests find what `make build` made, which architecture they are about, and how long they may wait for a machine.
 //!
-//! In: the `out/` folder of the workspace and the environment variable `ZSTRAP_TEST_SLOW`. Out: checked paths
-//! and scaled durations. Failure: a missing artefact is an error that says how to make it.
+//! In: the `out/` folder of the workspace and the environment variables `ZSTRAP_TEST_ARCH` and `ZSTRAP_TEST_SLOW`.
+//! Out: checked paths, an architecture and scaled durations. Failure: a missing artefact is an error that says how to
+//! make it; an unknown architecture ends the run.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use zstrap_formats::name::Arch;
+
+/// The architecture of the machines that tests boot, where they name none. Default amd64.
+const ARCH: &str = "ZSTRAP_TEST_ARCH";
 
 /// Factor for every wait of a test, for machines slower than the one these tests were written on. Default 1.
 const SLOW: &str = "ZSTRAP_TEST_SLOW";
@@ -26,14 +31,43 @@ pub fn artefact(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The kernel that test machines boot.
-pub fn kernel() -> Result<PathBuf> {
-    artefact("kernel/amd64/vmlinuz")
+/// The architecture that this run of tests is about.
+///
+/// # Panics
+/// When the environment names one that does not exist: a run that silently tests another would pass for it.
+pub fn arch() -> Arch {
+    let Ok(name) = std::env::var(ARCH) else { return Arch::Amd64 };
+    name.parse().unwrap_or_else(|error| panic!("{ARCH}: {error}"))
 }
 
-/// The folder `lib/modules/VERSION` of that kernel, named by its version.
+/// The init of an architecture.
+pub fn init(arch: Arch) -> Result<PathBuf> {
+    artefact(&format!("bin/zstrap-init-{arch}"))
+}
+
+/// The program that test bundles start, for this run's architecture.
+pub fn payload() -> Result<PathBuf> {
+    artefact(&format!("bin/zstrap-test-payload-{}", arch()))
+}
+
+/// The kernel that test machines of this run boot.
+pub fn kernel() -> Result<PathBuf> {
+    kernel_for(arch())
+}
+
+/// The kernel of an architecture.
+pub fn kernel_for(arch: Arch) -> Result<PathBuf> {
+    artefact(&format!("kernel/{arch}/vmlinuz"))
+}
+
+/// The folder `lib/modules/VERSION` of [`kernel`], named by its version.
 pub fn modules() -> Result<PathBuf> {
-    modules_in("kernel/amd64/modules")
+    modules_for(arch())
+}
+
+/// The same of [`kernel_for`].
+pub fn modules_for(arch: Arch) -> Result<PathBuf> {
+    modules_in(&format!("kernel/{arch}/modules"))
 }
 
 /// Debian's generic kernel for amd64, with drivers of real hardware.

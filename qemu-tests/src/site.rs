@@ -41,8 +41,10 @@ pub const POOL: &str = "pool-11";
 /// Failing boots of tests end soon: two attempts, then one second to read the reason, then a reboot.
 pub const IMPATIENT: &str = "zstrap.tries=2 zstrap.reboot_after=1";
 
-/// What all scenes of a test process start from: keys, a site with one bundle and one config, a base image.
+/// What all scenes of an architecture start from in a test process: keys, a site with one bundle and one config, a
+/// base image.
 struct Template {
+    arch: Arch,
     folder: PathBuf,
 }
 
@@ -67,7 +69,12 @@ impl Scene {
 
     /// The same, served at another place.
     pub fn at(name: &str, place: Place) -> Result<Self> {
-        let template = template()?;
+        Self::of(artefacts::arch(), name, place)
+    }
+
+    /// The same for machines of an architecture, whatever this run of tests is about.
+    pub fn of(arch: Arch, name: &str, place: Place) -> Result<Self> {
+        let template = template(arch)?;
         let folder = TempDir::with_prefix("zstrap-scene-").context("making the folder of a scene")?;
         copy_tree(&template.folder.join("site"), &folder.path().join("site"))?;
         let server = FaultServer::start_at(&folder.path().join("site"), place)?;
@@ -123,28 +130,29 @@ impl Scene {
         let (folder, key) = (self.folder.path().join("generic"), self.template.folder.join("keys/admin.pub"));
         make_image(
             (&self.template.folder, &key),
+            Arch::Amd64,
             (&artefacts::generic_kernel()?, &artefacts::generic_modules()?),
             &folder,
         )?;
+        slots::stamp(&folder, self.identity.to_string().as_bytes()).context("stamping the identity")?;
         self.machine_of(&folder)
     }
 
     fn machine_of(&self, folder: &Path) -> Result<VmBuilder> {
-        slots::stamp(folder, self.identity.to_string().as_bytes()).context("stamping the identity")?;
         let image = Image::read(folder)?;
-        let machine = VmBuilder::new(&self.name, &folder.join(&image.kernel), &folder.join(&image.initramfs));
-        Ok(machine.append(&image.cmdline))
+        let (kernel, initramfs) = (folder.join(&image.kernel), folder.join(&image.initramfs));
+        Ok(VmBuilder::of(self.template.arch, &self.name, &kernel, &initramfs).append(&image.cmdline))
     }
 
-    /// Publishes a tree as a bundle for amd64, without compressed blobs: a fault of a blob then meets all who ask for
-    /// that content.
+    /// Publishes a tree as a bundle, without compressed blobs: a fault of a blob then meets all who ask for that
+    /// content.
     pub fn publish(&self, tree: &Tree, bundle: &str) -> Result<()> {
-        publish(&tree.0, &self.site(), bundle, &self.signers, &[&"--no-zstd"])
+        publish(tree, &self.site(), (bundle, self.template.arch), &self.signers, &[&"--no-zstd"])
     }
 
     /// The same with compressed blobs, as `zstrap publish` does it unless told otherwise.
     pub fn publish_packed(&self, tree: &Tree, bundle: &str) -> Result<()> {
-        publish(&tree.0, &self.site(), bundle, &self.signers, &[])
+        publish(tree, &self.site(), (bundle, self.template.arch), &self.signers, &[])
     }
 
     /// Publishes the payload with a file `srv/big` of these bytes as the bundle `big`, and has the next machine boot it.
@@ -208,9 +216,9 @@ impl Scene {
         SecretKey::parse(&text).context("reading the key of the site")
     }
 
-    /// The list of a bundle for amd64, as a path below the site.
+    /// The list of a bundle, as a path below the site.
     pub fn list(&self, bundle: &str) -> Result<String> {
-        self.latest(&format!("bundles/{bundle}/{}", Arch::Amd64), "mtree")
+        self.latest(&format!("bundles/{bundle}/{}", self.template.arch), "mtree")
     }
 
     /// A config, as a path below the site.
@@ -291,17 +299,17 @@ pub struct Big {
 }
 
 impl Template {
-    fn make() -> Result<Self> {
-        let folder = template_folder()?;
+    fn make(arch: Arch) -> Result<Self> {
+        let folder = template_folder(arch)?;
         let home = folder.as_path();
         let keys = home.join("keys");
         zstrap(&[&"key", &"new", &"--out", &keys, &"--name", &"admin", &"--no-password"])?;
         let signers = [keys.join("admin.key")];
-        publish(&Tree::small()?.0, &home.join("site"), SMALL, &signers, &[&"--no-zstd"])?;
+        publish(&Tree::small()?, &home.join("site"), (SMALL, arch), &signers, &[&"--no-zstd"])?;
         add_config(home, SMALL, &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"] }), &signers)?;
-        let system = (artefacts::kernel()?, artefacts::modules()?);
-        make_image((home, &keys.join("admin.pub")), (&system.0, &system.1), &home.join("image"))?;
-        Ok(Self { folder })
+        let system = (artefacts::kernel_for(arch)?, artefacts::modules_for(arch)?);
+        make_image((home, &keys.join("admin.pub")), arch, (&system.0, &system.1), &home.join("image"))?;
+        Ok(Self { arch, folder })
     }
 
     fn image(&self) -> PathBuf {
@@ -319,36 +327,45 @@ impl Template {
     }
 }
 
-/// A new folder under `out/` that is named by this process. Nothing runs at the end of a test process that could
+/// A new folder under `out/` for this architecture, in one that is named by this process. Nothing runs at the end of a test process that could
 /// delete it, so each process deletes those of the processes that are gone.
-fn template_folder() -> Result<PathBuf> {
+fn template_folder(arch: Arch) -> Result<PathBuf> {
     let all = artefacts::out().join("qemu-tests/templates");
     let own = all.join(std::process::id().to_string());
     for left in fs::read_dir(&all).into_iter().flatten().flatten() {
-        if left.path() == own || !Path::new("/proc").join(left.file_name()).exists() {
+        if left.path() != own && !Path::new("/proc").join(left.file_name()).exists() {
             // Another process may be deleting the same one; what stays is found again next time.
             let _ = fs::remove_dir_all(left.path());
         }
     }
+    let own = own.join(arch.to_string());
+    // Left by an earlier process of the same number.
+    let _ = fs::remove_dir_all(&own);
     fs::create_dir_all(&own).with_context(|| format!("making {}", own.display()))?;
     Ok(own)
 }
 
-/// The template of this process, made by whichever test comes first.
-fn template() -> Result<&'static Template> {
-    static TEMPLATE: OnceLock<Result<Template, String>> = OnceLock::new();
-    let made = TEMPLATE.get_or_init(|| Template::make().map_err(|error| format!("{error:#}")));
+/// The template of this process for an architecture, made by whichever test comes first.
+fn template(arch: Arch) -> Result<&'static Template> {
+    static AMD64: OnceLock<Result<Template, String>> = OnceLock::new();
+    static ARM64: OnceLock<Result<Template, String>> = OnceLock::new();
+    let place = match arch {
+        Arch::Amd64 => &AMD64,
+        Arch::Arm64 => &ARM64,
+    };
+    let made = place.get_or_init(|| Template::make(arch).map_err(|error| format!("{error:#}")));
     made.as_ref().map_err(|error| anyhow!("making the base image: {error}"))
 }
 
 /// Makes an image from the template at home, with this kernel and its modules.
 fn make_image(
     (home, public_key): (&Path, &Path),
+    arch: Arch,
     (kernel, modules): (&Path, &Path),
     image: &Path,
 ) -> Result<()> {
     let site = home.join("site");
-    let init = artefacts::artefact("bin/zstrap-init-amd64")?;
+    let (init, arch) = (artefacts::init(arch)?, arch.to_string());
     // Each scene puts its own server into the slot; this one only has to be a URL.
     let place: [&dyn AsRef<OsStr>; 10] = [
         &"image",
@@ -364,20 +381,20 @@ fn make_image(
     ];
     let identity: [&dyn AsRef<OsStr>; 6] = [&"--key", &public_key, &"--farmer", &FARMER, &"--pool", &POOL];
     let system: [&dyn AsRef<OsStr>; 8] =
-        [&"--arch", &"amd64", &"--kernel", &kernel, &"--modules", &modules, &"--init", &init];
+        [&"--arch", &arch, &"--kernel", &kernel, &"--modules", &modules, &"--init", &init];
     zstrap(&[place.as_slice(), &identity, &system].concat()).map(drop)
 }
 
 fn publish(
-    tree: &TempDir,
+    tree: &Tree,
     site: &Path,
-    bundle: &str,
+    (bundle, arch): (&str, Arch),
     signers: &[PathBuf],
     options: &[&dyn AsRef<OsStr>],
 ) -> Result<()> {
-    let folder = tree.path();
+    let (folder, arch) = (tree.0.path(), arch.to_string());
     let what: [&dyn AsRef<OsStr>; 8] =
-        [&"publish", &folder, &"--site", &site, &"--bundle", &bundle, &"--arch", &"amd64"];
+        [&"publish", &folder, &"--site", &site, &"--bundle", &bundle, &"--arch", &arch];
     zstrap(&[what.as_slice(), &key_options(signers), options].concat()).map(drop)
 }
 
@@ -426,15 +443,14 @@ impl Tree {
     /// Only the payload as `/sbin/init`.
     pub fn payload() -> Result<Self> {
         let tree = Self(TempDir::with_prefix("zstrap-tree-").context("making the folder of a tree")?);
-        let payload = artefacts::artefact("bin/zstrap-test-payload")?;
-        tree.file("sbin/init", &fs::read(&payload).context("reading the payload")?, 0o755)?;
+        tree.file("sbin/init", &fs::read(artefacts::payload()?).context("reading the payload")?, 0o755)?;
         Ok(tree)
     }
 
-    /// A copy of a tree under `out/`.
+    /// A copy of a tree under `out/`, the one for this run's architecture.
     pub fn copy_of(artefact: &str) -> Result<Self> {
         let tree = Self(TempDir::with_prefix("zstrap-tree-").context("making the folder of a tree")?);
-        copy_tree(&artefacts::artefact(artefact)?, tree.0.path())?;
+        copy_tree(&artefacts::artefact(&format!("{artefact}/{}", artefacts::arch()))?, tree.0.path())?;
         Ok(tree)
     }
 

@@ -1,7 +1,8 @@
 //! One virtual machine: started, watched on its serial console, steered over QMP, never left behind.
 //!
 //! In: a kernel, an initramfs, a command line. Out: the lines it printed and how it ended. Failure: an error
-//! that carries the last lines of the console; the whole console is then in `out/qemu-tests/NAME.log`.
+//! that carries the last lines of the console; the whole console is then in `out/qemu-tests/NAME.log`, where the name
+//! of a machine that is not of amd64 begins with its architecture.
 //! Dropping a [`Vm`] kills its QEMU. There is no KVM here on purpose: every machine that tests can run them.
 
 use std::io::Read;
@@ -15,21 +16,61 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zstrap_formats::cpio::Archive;
+use zstrap_formats::name::Arch;
 use zstrap_formats::time::Timestamp;
 
-use crate::artefacts::{artefact, out, patience};
+use crate::artefacts::{self, artefact, out, patience};
 use crate::console::{Cleaner, Console, Line, Missed, Pattern};
 use crate::qmp::Qmp;
 use crate::segment::Segment;
 
-/// The emulator.
-const QEMU: &str = "qemu-system-x86_64";
-
 /// How much of the console an error shows.
 const SHOWN_LINES: usize = 40;
 
+/// What differs between the machines of two architectures.
+struct Platform {
+    /// The architecture.
+    arch: Arch,
+    /// The emulator.
+    qemu: &'static str,
+    /// Its arguments for the machine.
+    machine: &'static [&'static str],
+    /// Words for the kernel command line.
+    cmdline: &'static str,
+    /// What the kernel calls the serial line that tests watch.
+    serial: &'static str,
+}
+
 /// The kernel measures at its start whether the timer ticks, and gives up when a busy host has emulated too few ticks.
-const TIMER: &str = "no_timer_check";
+const AMD64: Platform = Platform {
+    arch: Arch::Amd64,
+    qemu: "qemu-system-x86_64",
+    machine: &["-M", "q35"],
+    cmdline: "no_timer_check",
+    serial: "ttyS0",
+};
+
+/// Of the processors that can be emulated this one is the quickest: a newer one signs pointers, at five times the cost.
+const ARM64: Platform = Platform {
+    arch: Arch::Arm64,
+    qemu: "qemu-system-aarch64",
+    // It has no keyboard of its own.
+    machine: &["-M", "virt", "-cpu", "cortex-a57", "-device", "virtio-keyboard-pci"],
+    cmdline: "",
+    serial: "ttyAMA0",
+};
+
+/// What the kernel of this run's architecture calls the serial line that tests watch.
+pub fn serial() -> &'static str {
+    platform(artefacts::arch()).serial
+}
+
+fn platform(arch: Arch) -> &'static Platform {
+    match arch {
+        Arch::Amd64 => &AMD64,
+        Arch::Arm64 => &ARM64,
+    }
+}
 
 /// What the kernel prints when it gives up. Whether it resets the machine then is what was told it: the init does
 /// so, and where the init does not run, `panic=-1` on the command line.
@@ -65,6 +106,7 @@ pub struct Exit {
 /// A machine to be: [`start`](VmBuilder::start) makes it.
 pub struct VmBuilder {
     name: String,
+    platform: &'static Platform,
     kernel: PathBuf,
     initrd: PathBuf,
     append: Vec<String>,
@@ -77,10 +119,16 @@ pub struct VmBuilder {
 }
 
 impl VmBuilder {
-    /// A machine with 512 MiB and one network card; `name` names its log.
+    /// A machine of this run's architecture with 512 MiB and one network card; `name` names its log.
     pub fn new(name: &str, kernel: &Path, initrd: &Path) -> Self {
+        Self::of(artefacts::arch(), name, kernel, initrd)
+    }
+
+    /// The same of an architecture, whatever this run of tests is about.
+    pub fn of(arch: Arch, name: &str, kernel: &Path, initrd: &Path) -> Self {
         Self {
-            name: name.to_owned(),
+            name: if arch == Arch::Amd64 { name.to_owned() } else { format!("{arch}-{name}") },
+            platform: platform(arch),
             kernel: kernel.to_owned(),
             initrd: initrd.to_owned(),
             append: Vec::new(),
@@ -179,13 +227,14 @@ impl VmBuilder {
         let folder = TempDir::with_prefix("zstrap-vm-").context("making the folder for the QMP socket")?;
         self.put_before(folder.path())?;
         let socket = folder.path().join("qmp");
-        let mut child = Command::new(QEMU)
+        let qemu = self.platform.qemu;
+        let mut child = Command::new(qemu)
             .args(self.qemu_arguments(&socket))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {QEMU}"))?;
+            .with_context(|| format!("starting {qemu}"))?;
         let console = Arc::new(Console::new(2));
         let threads =
             vec![follow(child.stdout.take(), "", &console), follow(child.stderr.take(), "qemu: ", &console)];
@@ -210,8 +259,8 @@ impl VmBuilder {
         if self.before.is_empty() {
             return Ok(());
         }
-        let program =
-            std::fs::read(artefact("bin/zstrap-test-before")?).context("reading the program before")?;
+        let program = artefact(&format!("bin/zstrap-test-before-{}", self.platform.arch))?;
+        let program = std::fs::read(program).context("reading the program before")?;
         let mut archive = Archive::new();
         archive.file("before", 0o755, &program)?;
         let mut initrd = std::fs::read(&self.initrd).context("reading the initramfs")?;
@@ -226,13 +275,15 @@ impl VmBuilder {
     }
 
     fn qemu_arguments(&self, socket: &Path) -> Vec<String> {
-        let fixed = "-accel tcg -M q35 -nodefaults -display none -no-reboot -S -serial stdio";
-        let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        let fixed =
+            ["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-S", "-serial", "stdio"];
+        let mut arguments: Vec<String> =
+            self.platform.machine.iter().chain(&fixed).map(|&argument| argument.to_owned()).collect();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
         add("-m", self.memory.to_string());
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", self.initrd.display().to_string());
-        add("-append", format!("{} {TIMER}", self.append.join(" ")));
+        add("-append", format!("{} {}", self.append.join(" "), self.platform.cmdline));
         add("-qmp", format!("unix:{},server=on,wait=off", socket.display()));
         let user = (0..self.nics).map(|_| "user".to_owned());
         let wires = self

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use zstrap_formats::time::{DAY, Timestamp};
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
-use zstrap_qemu_tests::site::{SMALL, Scene, Tree, now};
+use zstrap_qemu_tests::site::{FARMER, POOL, SMALL, Scene, Tree, now};
 use zstrap_qemu_tests::vm::Reason;
 
 #[test]
@@ -130,6 +130,23 @@ fn boots_what_both_signers_have_signed() -> Result<()> {
         .collect();
     ensure!(asked == [2, 2], vm.failed(&format!("expected two signatures each, asked for {asked:?}")));
     vm.assert_never("refused")
+}
+
+/// The demo's bundle with its own config: real zinit, and each of its services in the state that it should have.
+#[test]
+fn boots_the_demo_to_its_services_under_zinit() -> Result<()> {
+    const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../bundles/demo/config.json");
+    let mut scene = Scene::new("boots-demo")?;
+    scene.publish(&Tree::copy_of("demo-tree")?, "demo")?;
+    scene.add_config("demo", &serde_json::from_slice(&std::fs::read(CONFIG)?)?)?;
+    let vm = scene.machine()?.start()?;
+    vm.wait_line("demo: end", BOUND)?;
+    vm.assert_line("] handoff: supervise /sbin/zinit-server ")?;
+    vm.assert_line(&format!("demo: hello from farmer {FARMER} in pool {POOL}, "))?;
+    for state in ["httpd*Running", "lease*Running", "hello*Exited"] {
+        vm.assert_line(&format!("demo: *{state}"))?;
+    }
+    vm.assert_never("] fail:")
 }
 
 /// A screen and a serial line: what was said on the one stands on the other as well.

@@ -9,7 +9,7 @@ use zstrap_qemu_tests::boot::{BOUND, expect_payload};
 use zstrap_qemu_tests::dhcp::{DISCOVER, Handle, LEASE_TIME, REQUEST, Script};
 use zstrap_qemu_tests::http::{Fault, Rule};
 use zstrap_qemu_tests::lab::Lab;
-use zstrap_qemu_tests::site::{Scene, Tree, noise};
+use zstrap_qemu_tests::site::{SMALL, Scene, Tree, noise};
 use zstrap_qemu_tests::vm::{Reason, Vm};
 
 /// A port with spanning tree: the carrier is there at once, and for 35 s neither a question nor an answer passes.
@@ -58,6 +58,19 @@ fn says_that_nobody_leases_addresses() -> Result<()> {
     vm.expect_exit(&Reason::Reset, Duration::from_secs(150))?;
     vm.assert_line("] network: refused reason=no-lease code=ZS-NET-04")?;
     vm.assert_line("] fail: because: no DHCP lease*on eth0 within ").map(drop)
+}
+
+/// The list takes longer than a minute, of which there was not a word: it looked as if the machine hung.
+#[test]
+fn says_that_a_list_drips() -> Result<()> {
+    let scene = Scene::new("endures-drips")?;
+    let list = scene.list(SMALL)?;
+    let rate = scene.read(&list)?.len() as u64 / 60;
+    scene.server.rule(Rule::always(&format!("/{list}"), Fault::Trickle(rate)));
+    let vm = expect_payload(scene.machine()?, BOUND)?;
+    let said = vm.find_all(&format!("] servers: slow path={list} have="));
+    ensure!(said.len() >= 2, vm.failed("it was not said how far the list is"));
+    vm.assert_never("] fail:")
 }
 
 /// What a lease is good for here.

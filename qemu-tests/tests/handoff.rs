@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use zstrap_formats::slot;
-use zstrap_qemu_tests::artefacts::artefact;
+use zstrap_qemu_tests::artefacts;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
 use zstrap_qemu_tests::site::{FARMER, IMPATIENT, POOL, SMALL, Scene, Tree};
-use zstrap_qemu_tests::vm::{Reason, Vm};
+use zstrap_qemu_tests::vm::{Reason, Vm, serial};
 
 /// The values that the payload reported for `key`, in their order.
 fn facts(vm: &Vm, key: &str) -> Vec<String> {
@@ -70,7 +70,7 @@ fn check_process(vm: &Vm) -> Result<()> {
     let open = facts(vm, "fd");
     let console = |number: usize, link: &str| {
         let target = link.strip_prefix(&format!("{number} -> ")).unwrap_or_default();
-        ["/dev/console", "/dev/ttyS0"].contains(&target)
+        target == "/dev/console" || target == format!("/dev/{}", serial())
     };
     let clean = open.len() == 3 && open.iter().enumerate().all(|(number, link)| console(number, link));
     ensure!(clean, vm.failed(&format!("expected 0, 1 and 2 on the console, found {open:?}")));
@@ -134,7 +134,7 @@ fn check_memory(vm: &Vm) -> Result<()> {
     let files = fact(vm, "tree")?;
     let bytes =
         files.split(' ').find_map(|word| word.strip_prefix("bytes=")).context("no bytes in the tree")?;
-    let node = std::fs::metadata(artefact("bin/zstrap-init-amd64")?)?.len();
+    let node = std::fs::metadata(artefacts::init(artefacts::arch())?)?.len();
     let expected = (bytes.parse::<u64>()? + node) / 1024;
     let found: u64 = fact(vm, "Shmem")?.parse()?;
     let room = 512;

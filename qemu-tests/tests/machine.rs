@@ -9,14 +9,14 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use zstrap_formats::cpio::Archive;
 use zstrap_qemu_tests::artefacts;
-use zstrap_qemu_tests::vm::{Reason, Vm, VmBuilder};
+use zstrap_qemu_tests::vm::{Reason, Vm, VmBuilder, serial};
 
 /// A kernel reaches its `/init` in two to three seconds here.
 const BOOT: Duration = Duration::from_secs(60);
 
 /// An initramfs whose `/init` is the payload.
 fn initramfs(folder: &TempDir) -> Result<PathBuf> {
-    let payload = artefacts::artefact("bin/zstrap-test-payload")?;
+    let payload = artefacts::payload()?;
     let mut archive = Archive::new();
     archive.dir("dev", 0o755)?;
     archive.char_device("dev/console", 0o600, 5, 1)?;
@@ -30,7 +30,7 @@ fn boot(name: &str, words: &str) -> Result<(TempDir, Vm)> {
     let folder = tempfile::tempdir()?;
     let initramfs = initramfs(&folder)?;
     let machine = VmBuilder::new(name, &artefacts::kernel()?, &initramfs);
-    Ok((folder, machine.append("console=ttyS0 quiet panic=-1").append(words).start()?))
+    Ok((folder, machine.append(&format!("console={} quiet panic=-1", serial())).append(words).start()?))
 }
 
 #[test]
@@ -61,7 +61,9 @@ fn gives_up_at_the_deadline_and_keeps_the_console() -> Result<()> {
     assert!(begun.elapsed() < artefacts::patience(Duration::from_secs(10)));
     assert!(error.to_string().contains("no line `never printed` within"), "{error}");
     assert!(error.to_string().contains("payload: waiting"), "the error shows the console: {error}");
-    let kept = std::fs::read_to_string(artefacts::out().join("qemu-tests/machine-waits.log"))?;
+    let told = error.to_string();
+    let kept = told.rsplit_once("(whole console in ").and_then(|(_, file)| file.strip_suffix(')'));
+    let kept = std::fs::read_to_string(kept.with_context(|| format!("no file in {told}"))?)?;
     assert!(kept.contains("payload: waiting"), "{kept}");
     let still = vm.wait_exit(Duration::from_secs(1)).err().context("ended although it waits")?;
     assert!(still.to_string().contains("the machine still ran after"), "{still}");

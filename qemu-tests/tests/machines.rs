@@ -7,12 +7,15 @@ mod clocks;
 mod handoff;
 mod hardware;
 mod links;
+mod loops;
 mod machine;
 mod mirrors;
 mod network;
 mod packed;
 mod recovers;
 mod refuses;
+mod screens;
+mod servers;
 mod supervise;
 mod tls;
 

@@ -51,12 +51,12 @@ pub struct FromRouters {
 
 impl FromRouters {
     /// What is in use, without what the lease gave and what a person has set.
-    fn of(via: &Via) -> Self {
+    fn of(network: &Network, via: &Via) -> Self {
         let lease = via.lease.as_ref().map(Settings::of_lease).unwrap_or_default();
         Self {
-            dns: others(&via.settings.dns, &lease.dns, &via.network.dns),
-            search: others(&via.settings.search, &lease.search, &via.network.search),
-            ntp: others(&via.settings.ntp, &lease.ntp, &via.network.ntp),
+            dns: others(&via.settings.dns, &lease.dns, &network.dns),
+            search: others(&via.settings.search, &lease.search, &network.search),
+            ntp: others(&via.settings.ntp, &lease.ntp, &network.ntp),
         }
     }
 
@@ -82,22 +82,18 @@ fn others<T: Clone + PartialEq>(used: &[T], leased: &[T], wished: &[T]) -> Vec<T
 }
 
 impl Handover {
-    /// None: the node booted without a network.
+    /// Settings in effect, and the link in use; none when the node booted without a network.
     #[must_use]
-    pub fn without_link(network: &Network) -> Self {
-        Self { network: network.to_string(), ..Self::default() }
-    }
-
-    /// A link in use.
-    #[must_use]
-    pub fn of(via: &Via) -> Self {
+    pub fn of(network: &Network, via: Option<&Via>) -> Self {
+        let without_link = Self { network: network.to_string(), ..Self::default() };
+        let Some(via) = via else { return without_link };
         Self {
-            network: via.network.to_string(),
             link: Some(via.link.name.clone()),
             index: via.link.index,
             lease: via.lease.clone(),
             obtained_ms: milliseconds(via.obtained),
-            routers: FromRouters::of(via),
+            routers: FromRouters::of(network, via),
+            ..without_link
         }
     }
 
@@ -158,28 +154,28 @@ mod tests {
         Lease { search: vec!["example.org".to_owned()], ..fake::lease() }
     }
 
-    fn via(lease: Option<Lease>, network: Network) -> Via {
+    fn handover_of(lease: Option<Lease>, network: &Network) -> Handover {
         let router = Settings {
             dns: vec!["2001:db8::53".parse().unwrap()],
             search: vec!["example.org".to_owned(), "example.net".to_owned()],
             ..Settings::default()
         };
         let leased = lease.as_ref().map(Settings::of_lease).unwrap_or_default();
-        let learned = leased.merged_with(router).merged_with(Settings::of_network(&network));
-        Via {
+        let learned = leased.merged_with(router).merged_with(Settings::of_network(network));
+        let via = Via {
             link: Link { name: "eth0".to_owned(), index: 2, mac: [2, 0, 0, 0, 0, 1], has_master: false },
-            settings: learned.with_wishes_of(&network),
+            settings: learned.with_wishes_of(network),
             lease,
             obtained: Duration::from_secs(3),
             made: None,
-            network,
-        }
+        };
+        Handover::of(network, Some(&via))
     }
 
     #[test]
     fn names_of_routers_were_lost_at_the_handover() {
         for lease in [None, Some(lease())] {
-            let handover = Handover::of(&via(lease, Network::default()));
+            let handover = handover_of(lease, &Network::default());
             assert_eq!(handover.routers.dns, ["2001:db8::53".parse::<IpAddr>().unwrap()]);
             assert_eq!(handover.routers.search, ["example.org", "example.net"]);
         }
@@ -188,14 +184,14 @@ mod tests {
     #[test]
     fn what_a_person_has_set_is_no_name_of_a_router() {
         let network = Network { dns: vec!["192.0.2.53".parse().unwrap()], ..Network::default() };
-        let routers = Handover::of(&via(Some(lease()), network)).routers;
+        let routers = handover_of(Some(lease()), &network).routers;
         assert_eq!((routers.dns.len(), routers.search.len()), (0, 2));
         assert_eq!(FromRouters::default().settings(), None);
     }
 
     #[test]
     fn the_lease_as_renewed_last_is_handed_over() {
-        let before = Handover::of(&via(Some(lease()), Network::default()));
+        let before = handover_of(Some(lease()), &Network::default());
         let renewed = Lease { seconds: 60, ..lease() };
         let after = before.clone().with_lease((renewed.clone(), Duration::from_secs(13)));
         assert_eq!((after.lease.clone(), after.obtained()), (Some(renewed), Duration::from_secs(13)));

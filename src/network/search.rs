@@ -6,6 +6,7 @@
 //! of every router, and an answer through another link would be taken for one through this.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,8 @@ struct Watch {
     hushed: Option<Duration>,
     /// A router was heard before that, and not again yet.
     is_router_missed: bool,
+    /// Routers that were complained of before that.
+    told: Vec<Ipv6Addr>,
     tried: Option<Tried>,
     refusals: u32,
 }
@@ -351,6 +354,7 @@ impl Watch {
             router: None,
             hushed: None,
             is_router_missed: false,
+            told: Vec::new(),
             tried: None,
             refusals: 0,
         }
@@ -373,7 +377,7 @@ impl Watch {
     /// stand in this link's own network.
     fn hush(&mut self, now: Duration) {
         if let Some(v6) = self.v6.take() {
-            v6.leave();
+            self.told = v6.leave();
             (self.hushed, self.is_router_missed) = (Some(now), self.router.take().is_some());
         }
     }
@@ -383,13 +387,14 @@ impl Watch {
     fn resume(&mut self, now: Duration) {
         let Some(hushed) = self.hushed.take() else { return };
         self.since = if self.is_router_missed { now } else { self.since + now.saturating_sub(hushed) };
-        self.v6 = begun(&self.link.name, "IPv6", V6::begin(&self.link, now));
+        let told = std::mem::take(&mut self.told);
+        self.v6 = begun(&self.link.name, "IPv6", V6::begin(&self.link, now)).map(|v6| v6.having_told(told));
         self.is_router_missed &= self.v6.is_some();
     }
 
     fn leave_routers(&mut self) {
         match self.v6.take() {
-            Some(v6) => v6.leave(),
+            Some(v6) => drop(v6.leave()),
             None => v6::forbid(&self.link),
         }
         (self.router, self.is_router_missed) = (None, false);

@@ -102,9 +102,8 @@ pub fn half_noise(length: usize) -> Vec<u8> {
 pub fn connection() -> Connection {
     let link =
         Link { name: "eth0".to_owned(), index: 2, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56], has_master: false };
-    let network = Network::default();
     let (settings, obtained) = (Settings::default(), Duration::ZERO);
-    let via = Via { link, settings, lease: None, obtained, made: None, network };
+    let via = Via { link, settings, lease: None, obtained, made: None };
     let (server, hostname) = ("http://10.0.2.2:8080".to_owned(), "node".to_owned());
     Connection { via: Some(via), network: Network::default(), server, hostname }
 }
@@ -183,6 +182,8 @@ pub struct Site {
     pub fault: Fault,
     /// The entity tag of its blobs.
     pub etag: Option<String>,
+    /// How long it wants to be left alone.
+    wait: Option<Duration>,
     pub time: Arc<VirtualTime>,
     asked: Arc<Mutex<Vec<(String, From)>>>,
 }
@@ -205,6 +206,10 @@ impl Site {
 
     pub fn with(self, fault: Fault) -> Self {
         Self { fault, ..self }
+    }
+
+    pub fn asking_for(self, seconds: u64) -> Self {
+        Self { wait: Some(Duration::from_secs(seconds)), ..self }
     }
 
     pub fn insert(&mut self, path: &str, bytes: &[u8]) {
@@ -360,6 +365,10 @@ impl Source for Site {
             _ => Box::new(bytes),
         };
         Ok(Body { reader, offset: offset as u64, length, etag: self.etag.clone() })
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        self.wait
     }
 
     fn name(&self) -> String {

@@ -8,20 +8,30 @@ use zstrap_formats::name::Arch;
 use zstrap_mkimage::modules::ModuleSet;
 use zstrap_mkimage::netboot::Parts;
 
-fn kernel_folder() -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../out/kernel/amd64");
+fn kernel_folder(arch: Arch) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../out/kernel/{arch}"));
     assert!(folder.join("vmlinuz").is_file(), "{} is empty: run `make build` first", folder.display());
     folder
 }
 
-/// The kernel that the project boots for now.
+/// The kernel that `make build` unpacks for amd64.
 pub fn kernel() -> Vec<u8> {
-    std::fs::read(kernel_folder().join("vmlinuz")).unwrap()
+    kernel_of(Arch::Amd64)
+}
+
+/// The same for an architecture.
+pub fn kernel_of(arch: Arch) -> Vec<u8> {
+    std::fs::read(kernel_folder(arch).join("vmlinuz")).unwrap()
 }
 
 /// Its modules: the one `lib/modules/VERSION` folder.
 pub fn kernel_modules() -> PathBuf {
-    let modules = kernel_folder().join("modules");
+    kernel_modules_of(Arch::Amd64)
+}
+
+/// The same for an architecture.
+pub fn kernel_modules_of(arch: Arch) -> PathBuf {
+    let modules = kernel_folder(arch).join("modules");
     let mut versions = std::fs::read_dir(&modules).unwrap().map(|entry| entry.unwrap().path());
     let version = versions.next().expect("one version of the kernel");
     assert_eq!(versions.next(), None, "two versions in {}", modules.display());

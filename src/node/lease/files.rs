@@ -8,6 +8,8 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
+use zstrap_formats::network::Network;
+
 use crate::net::apply;
 use crate::net::handover::{HANDOVER, Handover};
 use crate::net::settings::Settings;
@@ -15,12 +17,12 @@ use crate::network::{HOSTS, RESOLV_CONF, Via};
 use crate::node::facts::{self, FACTS};
 
 /// Writes all of them; what could not be written. One that cannot be written must not keep the others old.
-pub fn publish(via: &Via) -> Vec<io::Error> {
+pub fn publish(network: &Network, via: &Via) -> Vec<io::Error> {
     let results = [
         rewrite(RESOLV_CONF, &apply::resolv_conf(&via.settings, &via.link.name)),
         rewrite(HOSTS, &apply::hosts(&hostname())),
         update_facts(via),
-        replace(HANDOVER, &Handover::of(via).to_json()),
+        replace(HANDOVER, &Handover::of(network, Some(via)).to_json()),
     ];
     results.into_iter().filter_map(Result::err).collect()
 }

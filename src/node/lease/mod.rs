@@ -365,9 +365,8 @@ impl Service {
             lease: kept.map(|kept| kept.lease.clone()),
             obtained: kept.map(|kept| kept.obtained).unwrap_or_default(),
             made: self.made,
-            network: self.keeper.network().clone(),
         };
-        for error in files::publish(&via) {
+        for error in files::publish(self.keeper.network(), &via) {
             log::warn!(target: "lease", "not written {error}");
         }
     }

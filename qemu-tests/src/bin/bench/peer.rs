@@ -15,7 +15,7 @@ const INIT: &str = include_str!("peer-init");
 const LEASE: &str = include_str!("peer-lease");
 
 /// busybox, below `out/`.
-pub const BUSYBOX: &str = "demo-tree/bin/busybox";
+pub const BUSYBOX: &str = "demo-tree/amd64/bin/busybox";
 
 /// The programs that the scripts call.
 const APPLETS: [&str; 14] = [

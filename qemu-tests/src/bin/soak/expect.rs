@@ -66,19 +66,18 @@ fn reason_of_nics(nics: &[Nic]) -> Option<&'static str> {
 
 /// With a path to the servers.
 fn at_servers(plan: &Plan) -> (Outcome, BTreeSet<&'static str>) {
-    let mut reasons: BTreeSet<&'static str> = plan.servers.iter().filter_map(|one| reason_of(*one)).collect();
     let answers = |server: &Server| lacks(*server) != Some(Part::All);
-    if plan.servers.iter().any(answers) {
-        reasons.remove("no-server");
+    if !plan.servers.iter().any(answers) {
+        return (Outcome::Refuses, BTreeSet::from(["no-server"]));
     }
+    let mut reasons: BTreeSet<&'static str> =
+        plan.servers.iter().flat_map(|one| reasons_of(*one)).copied().collect();
     let spoilt = plan.damage.map(reason_of_damage).into_iter().chain(reason_of_clock(plan.clock));
     let is_spoilt = spoilt.clone().count() > 0;
     reasons.extend(spoilt);
     // What a bad wire or a slow server costs an attempt, the next one makes good.
     let transient = ["io", "no-lease", "no-carrier", "no-server"];
-    if !plan.servers.iter().any(answers) {
-        (Outcome::Refuses, BTreeSet::from(["no-server"]))
-    } else if is_spoilt || [Part::Config, Part::List, Part::Blobs].iter().any(|part| !is_had(plan, *part)) {
+    if is_spoilt || [Part::Config, Part::List, Part::Blobs].iter().any(|part| !is_had(plan, *part)) {
         (Outcome::Refuses, reasons)
     } else if plan.servers.iter().any(|server| lacks(*server).is_none()) {
         reasons.extend(transient);
@@ -105,21 +104,23 @@ fn lacks(server: Server) -> Option<Part> {
         | Server::Stalls(_)
         | Server::Hesitates(_)
         | Server::Slow(_)
+        | Server::Drips(_)
         | Server::Moody(..)
         | Server::Restarts(_) => None,
     }
 }
 
-/// What a node says that has nothing but this server; none if it boots.
-fn reason_of(server: Server) -> Option<&'static str> {
-    Some(match (lacks(server)?, server) {
-        (Part::All, _) => "no-server",
-        (_, Server::Status(_, 404)) => "not-found",
-        (_, Server::Status(..)) => "http-status",
-        (Part::Blobs, Server::Flips(_)) => "sha256",
-        (_, Server::Flips(_)) => "bad-signature",
-        _ => "io",
-    })
+/// What a node may say of what this server gave, once another has answered it: then all are asked.
+fn reasons_of(server: Server) -> &'static [&'static str] {
+    match server {
+        Server::Dead | Server::Swallowing | Server::Cuts(0) => &["io"],
+        Server::Html => &["not-a-serial", "length"],
+        Server::Status(_, 404) => &["not-found"],
+        Server::Status(..) => &["http-status"],
+        Server::Flips(Part::Blobs) => &["sha256"],
+        Server::Flips(_) => &["bad-signature"],
+        _ => &[],
+    }
 }
 
 fn reason_of_damage(damage: Damage) -> &'static str {
@@ -177,6 +178,7 @@ fn spent_on(server: Server, kib: u64) -> u64 {
     match server {
         Server::Stalls(bytes) => SMALL_FILES + 20 * (kib * 1024).div_ceil(bytes) + 6 * 20,
         Server::Hesitates(seconds) => SMALL_FILES + 40 * seconds,
+        Server::Drips(seconds) => SMALL_FILES + 2 * seconds,
         Server::Restarts(seconds) => SMALL_FILES + 4 * seconds,
         _ => SMALL_FILES,
     }
@@ -218,7 +220,7 @@ mod tests {
     #[test]
     fn a_server_that_has_only_a_part_refuses_for_what_it_lacks() {
         assert_eq!(refuses(&plan(&[Server::Dead, Server::Html])), ["no-server"]);
-        assert_eq!(refuses(&plan(&[Server::Dead, Server::Flips(Part::List)])), ["bad-signature"]);
+        assert_eq!(refuses(&plan(&[Server::Dead, Server::Flips(Part::List)])), ["bad-signature", "io"]);
         assert_eq!(refuses(&plan(&[Server::Status(Part::Blobs, 404), Server::Cuts(0)])), ["io", "not-found"]);
         let parts = [Server::Flips(Part::List), Server::Flips(Part::Blobs)];
         assert_eq!(Expected::of(&plan(&parts)).outcome, Outcome::Either);

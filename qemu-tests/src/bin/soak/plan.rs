@@ -127,6 +127,8 @@ pub enum Server {
     Hesitates(u64),
     /// So many KiB a second, for each file.
     Slow(u64),
+    /// The list takes so many seconds to come.
+    Drips(u64),
     /// This status for the first files that are asked for, so many times.
     Moody(u16, u32),
     /// It goes away for so many seconds as soon as a file is asked for.
@@ -240,7 +242,7 @@ fn draw_servers(chance: &mut Chance) -> Vec<Server> {
 
 fn draw_server(chance: &mut Chance) -> Server {
     let status = [404, 429, 500, 503];
-    match chance.within(0..=23) {
+    match chance.within(0..=24) {
         0..=4 => Server::Healthy,
         5..=6 => Server::Dead,
         7 => Server::Swallowing,
@@ -255,7 +257,8 @@ fn draw_server(chance: &mut Chance) -> Server {
         17 => Server::Stalls(chance.within(512..=1024) * 1024),
         18 => Server::Hesitates(chance.within(1..=4)),
         19 => Server::Slow(chance.within(64..=512)),
-        20..=21 => Server::Moody(chance.of(&[429, 500, 503]), chance.within(1..=4) as u32),
+        20 => Server::Drips(chance.within(20..=100)),
+        21..=22 => Server::Moody(chance.of(&[429, 500, 503]), chance.within(1..=4) as u32),
         _ => Server::Restarts(chance.within(1..=8)),
     }
 }
@@ -309,6 +312,6 @@ mod tests {
         let servers = plans.iter().flat_map(|plan| &plan.servers).map(|one| names(format!("{one:?}")));
         let nics = plans.iter().flat_map(|plan| &plan.nics).map(|one| names(format!("{one:?}")));
         let damages = plans.iter().filter_map(|plan| plan.damage).map(|one| format!("{one:?}"));
-        assert_eq!((count(servers.collect()), count(nics.collect()), count(damages.collect())), (12, 6, 8));
+        assert_eq!((count(servers.collect()), count(nics.collect()), count(damages.collect())), (13, 6, 8));
     }
 }

@@ -146,6 +146,11 @@ impl World {
         let mut server = FaultServer::start_at(&self.scene.site(), place.clone())?;
         let url = if fault == Server::Swallowing { self.swallow(number) } else { server.url() };
         rules_of(fault).into_iter().for_each(|rule| server.rule(rule));
+        if let Server::Drips(seconds) = fault {
+            let list = self.scene.list(BUNDLE)?;
+            let rate = self.scene.read(&list)?.len() as u64 / seconds;
+            server.rule(Rule::always(&format!("/{list}"), Fault::Trickle(rate.max(1))));
+        }
         if fault == Server::Dead {
             server.pause();
         }
@@ -313,7 +318,9 @@ fn rules_of(server: Server) -> Vec<Rule> {
         Part::Blobs => blobs,
     };
     match server {
-        Server::Healthy | Server::Dead | Server::Swallowing | Server::Restarts(_) => Vec::new(),
+        Server::Healthy | Server::Dead | Server::Swallowing | Server::Restarts(_) | Server::Drips(_) => {
+            Vec::new()
+        }
         Server::Html => always("*", Fault::Html),
         Server::Status(part, status) => always(of(part), Fault::Status(status)),
         Server::Flips(part) => always(of(part), Fault::FlipByte(3)),
