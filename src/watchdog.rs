@@ -131,9 +131,9 @@ fn all_found() -> Vec<Found> {
 /// The one to use; one that can't be stopped again only where somebody will feed it to the end.
 fn choose(mut found: Vec<Found>, fed_for_ever: bool) -> Result<Found, String> {
     found.sort_by_key(Found::rank);
-    let refused = found.first().map(|one| format!("why=nowayout device={}", one.path()));
+    let refused = found.first().map(|one| format!("nowayout device={}", one.path()));
     let good = found.into_iter().find(|one| fed_for_ever || one.can_stop);
-    good.ok_or_else(|| refused.unwrap_or_else(|| "why=no-device".to_owned()))
+    good.ok_or_else(|| refused.unwrap_or_else(|| "no-device".to_owned()))
 }
 
 /// An open watchdog: it runs.
@@ -147,11 +147,11 @@ impl Dog {
     fn start(timeout: u32, fed_for_ever: bool) -> Result<Self, String> {
         let found = choose(all_found(), fed_for_ever)?;
         let path = found.path();
-        let failed = |error| format!("why=io device={path} {error}");
+        let failed = |error| format!("io device={path} {error}");
         let device = device::open(&path).map_err(failed)?;
         // Sysfs tells this since Linux 6.3 only. Without it, closing stops it, also at an exec: it can't be handed over.
         if device.options().map_err(failed)? & MAGIC_CLOSE == 0 {
-            return Err(format!("why=no-magic-close device={path}"));
+            return Err(format!("no-magic-close device={path}"));
         }
         let mut dog = Self { timeout: found.timeout.max(1), device, found };
         dog.set_timeout(timeout);
@@ -214,7 +214,7 @@ pub fn arm() {
         Ok(()) => Ok(armed),
         Err(error) => {
             armed.stop();
-            Err(format!("why=no-thread {error}"))
+            Err(format!("no-thread {error}"))
         }
     });
     match armed {
@@ -222,15 +222,15 @@ pub fn arm() {
             armed.log_armed();
             *dog() = Some(armed);
         }
-        Err(why) => say_once(&why),
+        Err(why) => say_once(log::Level::Info, &why),
     }
 }
 
-fn say_once(why: &str) {
+fn say_once(level: log::Level, why: &str) {
     static SAID: Mutex<String> = Mutex::new(String::new());
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     if *said != why {
-        log::info!(target: "watchdog", "not armed {why}");
+        log::log!(target: "watchdog", level, "not armed why={why}");
         why.clone_into(&mut said);
     }
 }
@@ -345,7 +345,7 @@ impl Kept {
                     dog.log_armed();
                     self.dog = Some(dog);
                 }
-                Err(why) => say_once(&why),
+                Err(why) => say_once(log::Level::Warn, &why),
             },
         }
         let every = self.dog.as_ref().map_or(LOOK, Dog::every);
@@ -379,6 +379,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
     use std::sync::Arc;
 
     use super::*;
@@ -402,12 +403,9 @@ mod tests {
         let (a, b) = (found("watchdog0", &shut), found("watchdog1", &open));
         assert_eq!(chosen(&[a.clone(), b.clone()], false).unwrap(), "watchdog1");
         assert_eq!(chosen(&[b, a.clone()], true).unwrap(), "watchdog0");
-        assert_eq!(
-            chosen(std::slice::from_ref(&a), false).unwrap_err(),
-            "why=nowayout device=/dev/watchdog0"
-        );
+        assert_eq!(chosen(std::slice::from_ref(&a), false).unwrap_err(), "nowayout device=/dev/watchdog0");
         assert!(chosen(&[found("watchdog0", &[])], false).is_err(), "what is not told counts as no");
-        assert_eq!(chosen(&[], true).unwrap_err(), "why=no-device");
+        assert_eq!(chosen(&[], true).unwrap_err(), "no-device");
     }
 
     #[test]
@@ -446,6 +444,65 @@ mod tests {
         let expected = Expected::new();
         expected.within(seconds(0), Duration::MAX, true);
         assert!(expected.overdue(LONGEST).is_some());
+    }
+
+    /// Where this program waits, how often, and what declares it. docs/init.md tells of each.
+    const WAITS: [(&str, usize, &str); 18] = [
+        ("clock/https.rs", 1, "Clock::hear_https"),
+        ("clock/ntp.rs", 1, "Clock::hear_ntp"),
+        ("console.rs", 1, "a second, within WORK"),
+        ("fail/mod.rs", 2, "pause; reboot, which declares once"),
+        ("fail/panic.rs", 3, "last_words; those that stand still meanwhile declare nothing"),
+        ("fetch.rs", 1, "the threads that are waited for declare their own waits"),
+        ("http.rs", 2, "Server::request, and Awaited for what comes"),
+        ("loops.rs", 1, "five seconds, within WORK"),
+        ("media.rs", 1, "Media::find"),
+        ("net/renewal.rs", 2, "a thread beside; its end answers within a packet"),
+        ("network/search.rs", 1, "Search::next_candidate"),
+        ("node/lease/mod.rs", 1, "a program of its own, after handoff"),
+        ("node/supervise.rs", 3, "after handoff: Kept::tend, or shorter than ENDING"),
+        ("servers.rs", 2, "Servers::first_answer_while, RealTime::pause"),
+        ("sys/names.rs", 2, "part of a request"),
+        ("modules.rs", 1, "Modules::insert"),
+        ("watchdog.rs", 1, "the one that feeds"),
+        ("sys/linux.rs", 1, "end, which fail::reboot declares"),
+    ];
+
+    /// What waits, as it stands in a line.
+    const WAITING: [&str; 9] = [
+        "thread::sleep(",
+        "recv_timeout(",
+        "poll(&mut fds,",
+        ".join()",
+        "thread::scope(",
+        ".call()",
+        ".0.read(buffer)",
+        "finit_module(",
+        "fs::sync()",
+    ];
+
+    #[test]
+    fn no_wait_is_undeclared() {
+        let mut found = std::collections::BTreeMap::new();
+        sources(Path::new("src"), &mut |path, text| {
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
+            let count = code.lines().filter(|line| WAITING.iter().any(|wait| line.contains(wait))).count();
+            found.insert(path.strip_prefix("src/").unwrap().to_owned(), count);
+        });
+        found.retain(|_, count| *count > 0);
+        let known = WAITS.iter().map(|(file, count, _)| ((*file).to_owned(), *count)).collect();
+        assert_eq!(found, known, "declare each new wait, and name it above");
+    }
+
+    fn sources(folder: &Path, see: &mut dyn FnMut(&str, &str)) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, see);
+            } else if !path.ends_with("fake.rs") {
+                see(path.to_str().unwrap(), &fs::read_to_string(&path).unwrap());
+            }
+        }
     }
 
     /// What was done to a device.
