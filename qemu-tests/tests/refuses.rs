@@ -200,39 +200,6 @@ fn refuses_list_with_a_path_that_climbs_out() -> Result<()> {
 }
 
 #[test]
-fn refuses_file_longer_than_the_list_says() -> Result<()> {
-    let scene = scene_with_bad_blob("refuses-longer-file", Fault::Longer(4096))?;
-    expect_refusal(&scene, "fetch", "length").map(drop)
-}
-
-#[test]
-fn refuses_file_that_never_ends() -> Result<()> {
-    let scene = scene_with_bad_blob("refuses-endless-file", Fault::Endless)?;
-    expect_refusal(&scene, "fetch", "length").map(drop)
-}
-
-#[test]
-fn refuses_list_that_never_ends() -> Result<()> {
-    let scene = Scene::new("refuses-endless-list")?;
-    scene.server.rule(Rule::always(LISTS, Fault::Endless));
-    list_refused(&scene, "too-large")
-}
-
-#[test]
-fn refuses_web_page_instead_of_a_list() -> Result<()> {
-    let scene = Scene::new("refuses-html-list")?;
-    scene.server.rule(Rule::always(LISTS, Fault::Html));
-    list_refused(&scene, "ZS-SIG-04")
-}
-
-#[test]
-fn refuses_web_page_instead_of_a_serial() -> Result<()> {
-    let scene = Scene::new("refuses-html-latest")?;
-    scene.server.rule(Rule::always("/bundles/*/latest", Fault::Html));
-    list_refused(&scene, "not-a-serial")
-}
-
-#[test]
 fn refuses_config_that_demands_an_unknown_field() -> Result<()> {
     let mut scene = Scene::new("refuses-must-understand")?;
     let config = json!({

@@ -21,6 +21,7 @@ use zstrap_wire::dhcp4::Lease;
 use self::plan::Plan;
 use self::search::{Candidate, Search};
 use crate::clock::Clock;
+use crate::console::status;
 use crate::early::Machine;
 use crate::fail::{Code, Refusal};
 use crate::http::ServerError;
@@ -297,6 +298,7 @@ fn on_media(
         }
     };
     let (link, after) = (via.as_ref().map_or("none", |via| &via.link.name), started.elapsed().as_secs_f64());
+    status::fact("server", server.clone());
     log::info!(target: "network", "online server={server} link={link} after={after:.3}s");
     let connection = Connection { via, network: network.clone(), server, hostname };
     Ok(Online { servers, connection, renewal: None })
@@ -460,6 +462,8 @@ impl Attempt<'_> {
         let address = addresses.split(' ').next().unwrap_or_default();
         let gateway = gateway_text(settings, made.as_ref());
         let gateway = if gateway.is_empty() { "none" } else { &gateway };
+        status::fact("link", format!("{name}   {}", link.mac_text()));
+        status::fact("address", format!("{addresses}   gateway {gateway}"));
         log::info!(target: "network", "{how} addr={address} gw={gateway} link={name} after={after:.3}s");
         if gateway == "none" {
             log::warn!(target: "network", "{how} without gateway link={name}");
@@ -472,6 +476,7 @@ impl Attempt<'_> {
 
 fn log_online(online: &Online, link: &Link, started: Instant) {
     let (server, link) = (&online.connection.server, &link.name);
+    status::fact("server", server.clone());
     log::info!(target: "network", "online server={server} link={link} after={:.3}s", started.elapsed().as_secs_f64());
 }
 
