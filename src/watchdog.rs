@@ -470,10 +470,11 @@ mod tests {
     ];
 
     /// What waits, as it stands in a line.
-    const WAITING: [&str; 9] = [
+    const WAITING: [&str; 10] = [
         "thread::sleep(",
         "recv_timeout(",
-        "poll(&mut ",
+        "poll(&mut fds,",
+        "poll(&mut [",
         ".join()",
         "thread::scope(",
         ".call()",
