@@ -83,7 +83,7 @@ fn refuses_login_page_instead_of_a_server() -> Result<()> {
 #[test]
 fn refuses_bundle_that_is_not_published_for_this_architecture() -> Result<()> {
     let scene = Scene::new("refuses-other-arch-only")?;
-    scene.delete(&format!("bundles/{SMALL}/{}/latest", Arch::Amd64))?;
+    scene.delete(&format!("bundles/{SMALL}/{}/latest", artefacts::arch()))?;
     list_refused(&scene, "ZS-SRV-16")
 }
 

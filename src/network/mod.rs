@@ -143,6 +143,9 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// Nothing that is asked for leads to a server, so nobody is asked.
+    #[error("auto6 asks for IPv6 addresses alone, and all that has to be reached has IPv4 addresses")]
+    OnlyV4,
     /// Networks, but no server behind them.
     #[error("no server answered: {}", texts(.0))]
     NoServer(Vec<Cause>),
@@ -200,6 +203,7 @@ impl Refusal for Error {
             Self::NoLink { .. } => Code::NoLink,
             Self::NoCarrier { .. } => Code::NoCarrier,
             Self::NoLease { asked, .. } => asked.code,
+            Self::OnlyV4 => Code::NothingAsked,
             Self::NoServer(causes) => most_telling(causes),
             Self::Server(ServerError::Ca(_)) => Code::BadCa,
             Self::Server(ServerError::Proxy(_)) => Code::BadProxy,
@@ -338,6 +342,9 @@ fn search(
     network: Network,
     started: Instant,
 ) -> Result<Online, Error> {
+    if matches!(network.method, Method::Auto { v4: false, v6: true }) && !wants_v6(identity) {
+        return Err(Error::OnlyV4);
+    }
     let deadline = DEADLINES[machine.network_attempts.min(DEADLINES.len() - 1)];
     machine.network_attempts += 1;
     let plan = Plan::new(network, &machine.cmdline);
