@@ -570,6 +570,7 @@ impl Source for Server {
     fn leads_to(&self, path: &str) -> Option<String> {
         let request =
             self.agent.get(self.base.join(path)).config().max_redirects(0).timeout_global(Some(WHERE));
+        watchdog::expect_within(LONGEST_WAIT);
         let response = request.build().call().ok()?;
         let place = response.headers().get(header::LOCATION)?.to_str().ok()?;
         Some(place.chars().take(LONGEST_PLACE).collect())

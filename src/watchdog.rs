@@ -447,19 +447,20 @@ mod tests {
     }
 
     /// Where this program waits, how often, and what declares it. docs/init.md tells of each.
-    const WAITS: [(&str, usize, &str); 18] = [
+    const WAITS: [(&str, usize, &str); 19] = [
         ("clock/https.rs", 1, "Clock::hear_https"),
         ("clock/ntp.rs", 1, "Clock::hear_ntp"),
-        ("console.rs", 1, "a second, within WORK"),
+        ("console/mod.rs", 1, "a thread beside, that draws"),
+        ("console/ports.rs", 2, "a second for a line, half a one for the last, within WORK"),
         ("fail/mod.rs", 2, "pause; reboot, which declares once"),
         ("fail/panic.rs", 3, "last_words; those that stand still meanwhile declare nothing"),
         ("fetch.rs", 1, "the threads that are waited for declare their own waits"),
-        ("http.rs", 2, "Server::request, and Awaited for what comes"),
+        ("http.rs", 3, "each request, and Awaited for what comes"),
         ("loops.rs", 1, "five seconds, within WORK"),
         ("media.rs", 1, "Media::find"),
         ("net/renewal.rs", 2, "a thread beside; its end answers within a packet"),
         ("network/search.rs", 1, "Search::next_candidate"),
-        ("node/lease/mod.rs", 1, "a program of its own, after handoff"),
+        ("node/lease/mod.rs", 2, "a program of its own, after handoff"),
         ("node/supervise.rs", 3, "after handoff: Kept::tend, or shorter than ENDING"),
         ("servers.rs", 2, "Servers::first_answer_while, RealTime::pause"),
         ("sys/names.rs", 2, "part of a request"),
@@ -469,10 +470,11 @@ mod tests {
     ];
 
     /// What waits, as it stands in a line.
-    const WAITING: [&str; 9] = [
+    const WAITING: [&str; 10] = [
         "thread::sleep(",
         "recv_timeout(",
         "poll(&mut fds,",
+        "poll(&mut [",
         ".join()",
         "thread::scope(",
         ".call()",

@@ -22,7 +22,7 @@ const WAIT: &str = "zstrap.payload=wait";
 /// A machine that carries out this config.
 fn machine(name: &str, config: &serde_json::Value) -> Result<(Scene, VmBuilder)> {
     let mut scene = Scene::new(name)?;
-    let mut whole = json!({ "version": 1, "bundle": "small", "exec": ["/sbin/init"] });
+    let mut whole = json!({ "version": 1, "description": name, "bundle": "small", "exec": ["/sbin/init"] });
     let fields = whole.as_object_mut().into_iter().zip(config.as_object());
     fields.for_each(|(whole, config)| whole.extend(config.clone()));
     scene.add_config(name, &whole)?;
