@@ -107,6 +107,10 @@ soak: build ## N=40 boots with randomly drawn faults; SEED and FIRST repeat some
 bench: build ## Figures: boot against a busybox script, sizes, publish against sha256sum and md5sum
 	cargo run -p zstrap-qemu-tests --release --bin bench
 
+.PHONY: screenshots
+screenshots: build ## docs/screens: pictures of a good boot and of three failures
+	cargo run -p zstrap-qemu-tests --bin screens -- docs/screens
+
 ##@ Parts
 .PHONY: programs zstrap
 programs: zstrap init-amd64 init-arm64 payload-amd64 payload-arm64 ## out/bin: zstrap, the init, the programs of the tests

@@ -14,6 +14,7 @@ use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
 use crate::clock::Now;
+use crate::console::status;
 use crate::fail::{Code, Refusal};
 use crate::http::Source;
 use crate::servers::Servers;
@@ -122,6 +123,7 @@ pub fn obtain(
         None => newest(source, identity, now),
     })?;
     let config = Config::parse_node(&signed.bytes)?;
+    status::described(&config.description);
     let bundle = chosen_bundle(&config, cmdline)?;
     if config.root.size > 0 {
         return Err(Error::Unsupported("a root on disk (root.size)"));
@@ -172,7 +174,7 @@ fn chosen_bundle(config: &Config, cmdline: &Cmdline) -> Result<Name, Error> {
 }
 
 /// Fields that are checked, but that this version does not act on.
-const NOT_ACTED_ON: [&str; 6] = ["registrars", "mycelium", "debug", "watchdog", "report", "root.disk"];
+const NOT_ACTED_ON: [&str; 5] = ["registrars", "mycelium", "debug", "report", "root.disk"];
 
 /// A field that must be understood must also be acted on: to know its name is not enough.
 fn check_demands(config: &Config) -> Result<(), Error> {
@@ -191,7 +193,6 @@ fn mention(config: &Config) {
         "registrars" => !config.registrars.is_empty(),
         "mycelium" => !config.mycelium.peers.is_empty() || !config.mycelium.listen.is_empty(),
         "debug" => config.debug.is_some(),
-        "watchdog" => config.watchdog.is_some(),
         "report" => config.report.is_some(),
         // A disk is only named with a size, and that is refused.
         _ => false,

@@ -82,7 +82,7 @@ pub fn prepare(system: &dyn System) -> Machine {
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     fail::panic::set_hook(Policy::of(&cmdline));
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let modules = Modules::of_kernel(&kernel);
+    let modules = Modules::of_kernel(&kernel, &cmdline);
     let mut machine = Machine {
         cmdline,
         kernel,
@@ -94,7 +94,7 @@ pub fn prepare(system: &dyn System) -> Machine {
         network_attempts: 0,
         on_failure: OnFailure::default(),
     };
-    console::start(machine.log_level_of(None));
+    console::start_boot(machine.log_level_of(None));
     failed.iter().chain(&panic).for_each(|line| log::warn!(target: "early", "{line}"));
     for name in unknown_words(&machine.cmdline) {
         log::warn!(target: "early", "ignored setting={name}: no such setting");

@@ -15,6 +15,7 @@ use zstrap_formats::digest::ContentDigest;
 use zstrap_formats::list::{Entry, EntryKind};
 use zstrap_formats::packed::{self, Packed};
 
+use crate::console::status;
 use crate::download::{Download, mismatch};
 use crate::fail::{Code, Refusal};
 use crate::http::{CONNECTIONS, HttpError};
@@ -22,6 +23,7 @@ use crate::list::VerifiedList;
 use crate::root::Root;
 use crate::servers::Servers;
 use crate::sys::Meta;
+use crate::watchdog;
 
 const CHUNK: usize = 128 * 1024;
 /// Bundles below this come soon enough as they are.
@@ -125,6 +127,7 @@ pub fn files(servers: &Servers, list: &VerifiedList, root: Root) -> Result<Fetch
     let entries = list.list().entries();
     make_dirs_and_links(&root, entries)?;
     let blobs = blobs(entries);
+    status::expect_bytes(list.list().total_size());
     let progress =
         Progress { total: list.list().total_size(), done: AtomicU64::new(0), said: Mutex::new(started) };
     let packed = packed(servers, list);
@@ -180,6 +183,7 @@ pub fn write_error(entry: &Entry) -> impl FnOnce(io::Error) -> Error + use<> {
 
 fn make_dirs_and_links(root: &Root, entries: &[Entry]) -> Result<(), Error> {
     for entry in entries {
+        watchdog::expect_within(watchdog::WORK);
         match &entry.kind {
             EntryKind::Dir => root.dir().make_dir(&entry.path, meta(entry)),
             EntryKind::Link(target) => root.dir().make_link(&entry.path, target, meta(entry)),
@@ -269,6 +273,7 @@ impl Job<'_> {
             let mut reader = self.root.dir().read(&from.path)?;
             let mut file = self.root.dir().create(&to.path)?;
             loop {
+                watchdog::expect_within(watchdog::WORK);
                 match reader.read(buffer)? {
                     0 => break,
                     read => file.write_all(&buffer[..read])?,
@@ -291,6 +296,7 @@ pub struct Progress {
 impl Progress {
     /// So much more has come.
     pub fn add(&self, bytes: u64) {
+        status::wrote(bytes);
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let Ok(mut said) = self.said.try_lock() else { return };
         if said.elapsed() >= PROGRESS {
@@ -303,6 +309,7 @@ impl Progress {
     /// So much was thrown away again.
     pub fn take_back(&self, bytes: u64) {
         self.done.fetch_sub(bytes, Ordering::Relaxed);
+        status::took_back(bytes);
     }
 }
 

@@ -12,6 +12,7 @@ use zstrap_formats::identity::{Identity, IdentityError};
 use zstrap_formats::name::{Label, NameError};
 use zstrap_formats::slot::{self, SlotError};
 
+use crate::console::status;
 use crate::fail::{Code, Refusal};
 
 /// Why an image has no usable identity.
@@ -57,6 +58,7 @@ pub fn load(cmdline: &Cmdline) -> Result<Identity, Error> {
     let started = Instant::now();
     let slot = std::fs::read(Path::new("/").join(slot::SLOT_FILE)).map_err(Error::Read)?;
     let identity = with_labels(Identity::parse(slot::read(&slot)?)?, cmdline)?;
+    status::identified(format!("{}   {}", identity.config.name, identity.farmer_id));
     log::info!(
         target: "identity",
         "ok config={} pinned={} servers={} keys={} threshold={} farmer={} pool={} after={:.3}s",

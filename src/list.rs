@@ -14,6 +14,7 @@ use zstrap_formats::site;
 
 use crate::clock::Now;
 use crate::config::NodeConfig;
+use crate::console::status;
 use crate::fail::{Code, Refusal};
 use crate::http::Source;
 use crate::servers::Servers;
@@ -119,6 +120,7 @@ pub fn obtain(
     let list =
         List::parse(&signed.bytes).map_err(|source| Error::List { bundle: bundle.to_string(), source })?;
     check_setuid(&list, config.fields().allow_setuid)?;
+    status::fact("bundle", format!("{bundle}   serial {serial}"));
     log::info!(
         target: "list",
         "ok bundle={bundle} arch={arch} serial={serial} entries={} bytes={} after={:.3}s",

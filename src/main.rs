@@ -30,6 +30,7 @@ mod signed;
 mod sys;
 mod transfer;
 mod unzstd;
+mod watchdog;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -59,25 +60,30 @@ fn boot() -> ! {
     let policy = Policy::of(&machine.cmdline);
     for attempt in 1.. {
         let failure = attempt_boot(&system, &mut machine);
+        watchdog::expect_within(watchdog::WORK);
         failure.explain();
         // What an image or a kernel command line gets wrong stays wrong. And once mounts have moved, this is no longer the
         // initramfs that a new attempt would need: what stands at its paths now was made by others.
         if failure.is_final() {
             policy.end(machine.on_failure);
         }
-        policy.wait_or_end(attempt, machine.on_failure);
+        policy.wait_or_end(attempt, machine.servers.wait(), machine.on_failure);
     }
     fail::reboot()
 }
 
 /// One whole attempt. It returns only when it has failed.
 fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
+    watchdog::expect_within(watchdog::WORK);
+    watchdog::arm();
+    console::stage_begins(Stage::Identity);
     let identity = match identity::load(&machine.cmdline) {
         Ok(identity) => identity,
         Err(error) => return Failure::of(Stage::Identity, error),
     };
     machine.clock.begin(identity.build_time, identity.clock);
     console::set_level(machine.log_level_of(identity.log));
+    console::stage_begins(Stage::Network);
     match network::bring_up(system, machine, &identity) {
         Ok(online) => become_program(system, machine, &identity, &online),
         Err(error) => Failure::of(Stage::Network, error),
@@ -103,19 +109,24 @@ fn stages_at(
     identity: &Identity,
     online: &Online,
 ) -> Result<std::convert::Infallible, Failure> {
+    console::stage_begins(Stage::Config);
     let config = machine
         .clock
         .corrected(identity, |now| config::obtain(online.servers(), identity, &machine.cmdline, now))
         .map_err(|error| Failure::of(Stage::Config, error))?;
     console::set_level(machine.log_level_of(config.fields().log.or(identity.log)));
     machine.on_failure = config.fields().on_failure;
+    console::stage_begins(Stage::List);
     let list = machine
         .clock
         .corrected(identity, |now| list::obtain(online.servers(), identity, &config, now))
         .map_err(|error| Failure::of(Stage::List, error))?;
+    console::stage_begins(Stage::Root);
     let root = root::prepare(system, &config, &list).map_err(|error| Failure::of(Stage::Root, error))?;
+    console::stage_begins(Stage::Fetch);
     let fetched =
         fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
+    console::stage_begins(Stage::Handoff);
     let facts = node::facts::gather(machine, identity, online, &config, &list);
     let connection = online.connection();
     let handover = Handover::of(&connection.network, connection.via.as_ref());

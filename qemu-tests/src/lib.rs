@@ -17,6 +17,7 @@ pub mod netns;
 pub mod ntp;
 pub mod proxy;
 pub mod qmp;
+pub mod screen;
 pub mod segment;
 pub mod site;
 pub mod tls;

@@ -88,6 +88,8 @@ pub enum Reason {
     PowerOff,
     /// The kernel panicked, and reset the machine.
     Panic,
+    /// The watchdog reset the machine: nobody has fed it.
+    Watchdog,
     /// QEMU ended for a reason of its own, given in its words.
     Other(String),
 }
@@ -197,6 +199,12 @@ impl VmBuilder {
     pub fn medium(self, file: &Path) -> Self {
         let drive = format!("if=none,id=medium,format=raw,readonly=on,file={}", file.display());
         self.arguments(&["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"])
+    }
+
+    /// Puts a hardware watchdog into the machine, which resets it.
+    #[must_use]
+    pub fn watchdog(self) -> Self {
+        self.arguments(&["-device", "i6300esb", "-action", "watchdog=reset"])
     }
 
     /// Sets the time that its hardware clock has at the start.
@@ -353,6 +361,11 @@ impl Vm {
         (age, age.saturating_sub(last.unwrap_or_default()))
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("waiting for QEMU")?.is_none())
+    }
+
     /// Waits for the end and asserts how it came.
     pub fn expect_exit(&mut self, reason: &Reason, limit: Duration) -> Result<Exit> {
         let exit = self.wait_exit(limit)?;
@@ -446,6 +459,7 @@ impl Vm {
         let events = qmp.events("SHUTDOWN");
         let said = events.last().and_then(|event| event["reason"].as_str()).unwrap_or("no SHUTDOWN event");
         Ok(match said {
+            "guest-reset" if !qmp.events("WATCHDOG").is_empty() => Reason::Watchdog,
             "guest-reset" if self.find(PANIC).is_some() => Reason::Panic,
             "guest-reset" => Reason::Reset,
             "guest-shutdown" => Reason::PowerOff,

@@ -7,6 +7,7 @@ use serde_json::json;
 use zstrap_qemu_tests::artefacts::patience;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
 use zstrap_qemu_tests::dhcp::{DISCOVER, Handle, LEASE_TIME, REQUEST, Script};
+use zstrap_qemu_tests::efi::{EFI_BOUND, Firmware, fails};
 use zstrap_qemu_tests::http::{Fault, Rule};
 use zstrap_qemu_tests::lab::Lab;
 use zstrap_qemu_tests::site::{SMALL, Scene, Tree, noise};
@@ -134,5 +135,33 @@ fn gives_up_and_reboots_when_the_program_never_stays_up() -> Result<()> {
         vm.find_all("] supervise: started program=/bin/false").len() == 10,
         vm.failed("expected ten starts")
     );
-    vm.assert_line("] supervise: gave up program=/bin/false").map(drop)
+    vm.assert_line("] supervise: gave up program=/bin/false")?;
+    vm.assert_line("] fail: code=ZS-RUN-07 stage=supervise reason=gave-up")?;
+    vm.assert_line("] fail: rebooting in *s, boot loops are not counted here").map(drop)
+}
+
+/// Under our supervisor a boot has not failed once its program has stayed up for a minute, and not before.
+#[test]
+fn forgets_failed_boots_only_once_the_program_has_stayed_up() -> Result<()> {
+    let (firmware, mut scene) = (Firmware::new()?, Scene::new("endures-stays-up")?);
+    scene.publish(&Tree::copy_of("demo-tree")?, "demo")?;
+    let supervised = |seconds: u32| {
+        let exec = ["/bin/sh", "-c", &format!("sleep {seconds}; poweroff; sleep 60")];
+        json!({ "version": 1, "bundle": "demo", "exec": exec, "supervise": true })
+    };
+    scene.add_config("short", &supervised(5))?;
+    scene.add_config("long", &supervised(70))?;
+    scene.add_config("wrong", &json!({ "version": 1, "bundle": "demo", "exec": ["/nothing"] }))?;
+    let mut loops = Vec::new();
+    for between in ["short", "long"] {
+        loops.push(fails(&firmware, &scene)?.0);
+        scene.use_config(between);
+        let mut vm = firmware.boots(scene.machine()?).start()?;
+        vm.expect_exit(&Reason::PowerOff, Duration::from_secs(90) + EFI_BOUND)?;
+        vm.assert_line("] supervise: bye how=PowerOff")?;
+        scene.use_config("wrong");
+    }
+    loops.push(fails(&firmware, &scene)?.0);
+    ensure!(loops == [1, 2, 1], "{loops:?}");
+    Ok(())
 }

@@ -14,6 +14,8 @@ mod network;
 mod packed;
 mod recovers;
 mod refuses;
+mod screens;
+mod servers;
 mod supervise;
 mod tls;
 

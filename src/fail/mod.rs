@@ -16,9 +16,11 @@ use zstrap_formats::config::OnFailure;
 
 pub use code::Code;
 
+use crate::console::status;
 use crate::loops;
 use crate::retry::Retry;
 use crate::sys::End;
+use crate::watchdog;
 
 /// Boot attempts before the reboot, unless the kernel command line says otherwise.
 const TRIES: u32 = 6;
@@ -128,13 +130,9 @@ impl Failure {
 
     /// Says all of it, one fact a line.
     pub fn explain(&self) {
-        let lines = lines(
-            self.code,
-            self.stage.as_str(),
-            &Chain(&*self.error),
-            self.stage.not_done(),
-            self.advice.as_deref().unwrap_or(self.code.advice()),
-        );
+        let (sentence, advice) = (Chain(&*self.error), self.advice.as_deref().unwrap_or(self.code.advice()));
+        let lines = lines(self.code, self.stage.as_str(), &sentence, self.stage.not_done(), advice);
+        status::failed(self.code.as_str(), sentence.to_string(), advice);
         log::error!(target: self.stage.as_str(), "refused reason={} code={}", self.reason(), self.code.as_str());
         lines.iter().for_each(|line| log::error!(target: "fail", "{line}"));
     }
@@ -220,10 +218,11 @@ impl Policy {
         }
     }
 
-    /// Waits before attempt `done + 1`; when all attempts are used, says so and ends this boot as `at_the_end` says.
-    pub fn wait_or_end(&self, done: u32, at_the_end: OnFailure) {
+    /// Waits before attempt `done + 1`, at least as long as servers have asked for; when all attempts are used, says so
+    /// and ends this boot as `at_the_end` says.
+    pub fn wait_or_end(&self, done: u32, asked: Duration, at_the_end: OnFailure) {
         match self.retry.pause_after(done, random()) {
-            Some(time) => pause(Next::Retry(done, self.retry.tries - 1), time),
+            Some(time) => pause(Next::Retry(done, self.retry.tries - 1), time.max(asked)),
             None => self.end(at_the_end),
         }
     }
@@ -238,6 +237,7 @@ impl Policy {
             // Nothing comes back after it, so nothing is counted.
             OnFailure::PowerOff => {
                 pause(Next::End(End::PowerOff, None), self.reboot_after);
+                watchdog::stop();
                 crate::sys::linux::end(End::PowerOff);
             }
         }
@@ -263,6 +263,13 @@ impl Policy {
 /// Says what comes next, and waits for it. Every pause after a failure of the boot is in here.
 fn pause(next: Next, time: Duration) {
     say(next, time);
+    let what = match next {
+        Next::Retry(..) => "next try",
+        Next::End(End::Reboot, _) => "reboot",
+        Next::End(End::PowerOff | End::Halt, _) => "power off",
+    };
+    status::next(what, time);
+    watchdog::expect_within(time + watchdog::WORK);
     std::thread::sleep(time);
 }
 
@@ -273,6 +280,8 @@ pub fn say(next: Next, time: Duration) {
 
 /// Reboots; if even that is refused, tries again for ever, slowly, saying so each time.
 pub fn reboot() -> ! {
+    // Declared once: where the kernel refuses, the hardware may still reset the machine.
+    watchdog::expect_within(watchdog::WORK);
     loop {
         crate::sys::linux::end(End::Reboot);
         std::thread::sleep(Duration::from_secs(60));

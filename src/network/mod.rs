@@ -21,6 +21,7 @@ use zstrap_wire::dhcp4::Lease;
 use self::plan::Plan;
 use self::search::{Candidate, Search};
 use crate::clock::Clock;
+use crate::console::status;
 use crate::early::Machine;
 use crate::fail::{Code, Refusal};
 use crate::http::ServerError;
@@ -142,6 +143,9 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// Nothing that is asked for leads to a server, so nobody is asked.
+    #[error("auto6 asks for IPv6 addresses alone, and all that has to be reached has IPv4 addresses")]
+    OnlyV4,
     /// Networks, but no server behind them.
     #[error("no server answered: {}", texts(.0))]
     NoServer(Vec<Cause>),
@@ -199,6 +203,7 @@ impl Refusal for Error {
             Self::NoLink { .. } => Code::NoLink,
             Self::NoCarrier { .. } => Code::NoCarrier,
             Self::NoLease { asked, .. } => asked.code,
+            Self::OnlyV4 => Code::NothingAsked,
             Self::NoServer(causes) => most_telling(causes),
             Self::Server(ServerError::Ca(_)) => Code::BadCa,
             Self::Server(ServerError::Proxy(_)) => Code::BadProxy,
@@ -297,6 +302,7 @@ fn on_media(
         }
     };
     let (link, after) = (via.as_ref().map_or("none", |via| &via.link.name), started.elapsed().as_secs_f64());
+    status::fact("server", server.clone());
     log::info!(target: "network", "online server={server} link={link} after={after:.3}s");
     let connection = Connection { via, network: network.clone(), server, hostname };
     Ok(Online { servers, connection, renewal: None })
@@ -336,6 +342,9 @@ fn search(
     network: Network,
     started: Instant,
 ) -> Result<Online, Error> {
+    if matches!(network.method, Method::Auto { v4: false, v6: true }) && !wants_v6(identity) {
+        return Err(Error::OnlyV4);
+    }
     let deadline = DEADLINES[machine.network_attempts.min(DEADLINES.len() - 1)];
     machine.network_attempts += 1;
     let plan = Plan::new(network, &machine.cmdline);
@@ -460,6 +469,8 @@ impl Attempt<'_> {
         let address = addresses.split(' ').next().unwrap_or_default();
         let gateway = gateway_text(settings, made.as_ref());
         let gateway = if gateway.is_empty() { "none" } else { &gateway };
+        status::fact("link", format!("{name}   {}", link.mac_text()));
+        status::fact("address", format!("{addresses}   gateway {gateway}"));
         log::info!(target: "network", "{how} addr={address} gw={gateway} link={name} after={after:.3}s");
         if gateway == "none" {
             log::warn!(target: "network", "{how} without gateway link={name}");
@@ -472,6 +483,7 @@ impl Attempt<'_> {
 
 fn log_online(online: &Online, link: &Link, started: Instant) {
     let (server, link) = (&online.connection.server, &link.name);
+    status::fact("server", server.clone());
     log::info!(target: "network", "online server={server} link={link} after={:.3}s", started.elapsed().as_secs_f64());
 }
 

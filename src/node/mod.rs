@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 use facts::{FACTS, Facts};
 
+use crate::console::BOOT_LOG;
+
 /// Where the program stands in the new root.
 pub const NODE: &str = "/run/zstrap/bin/zstrap-node";
 /// The same program under the name by which `zinit poweroff` and `zinit reboot` know a PID 1 that takes their
@@ -22,11 +24,12 @@ pub const SUPERVISOR: &str = "/run/zstrap/bin/zinit-supervisor";
 const USAGE: &str = "\
 usage: zstrap-node info                 all facts of this boot, as JSON
        zstrap-node get NAME             one of them, such as farmer_id
+       zstrap-node log                  the log of this boot
        zstrap-node lease [--log quiet|normal|debug]
                                         keep the network of this boot: renew
                                         the lease, follow what changes
        zstrap-node supervise [--grace SECONDS] [--log quiet|normal|debug]
-                             -- PROGRAM [ARGUMENT…]
+                             [--watchdog SECONDS] -- PROGRAM [ARGUMENT…]
                                         run PROGRAM as PID 1 does: reap,
                                         restart, pass on power-off and reboot
 ";
@@ -38,6 +41,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let result = match words[..] {
         ["info"] => read_facts().map(|facts| facts::to_json(&facts)),
         ["get", name] => get(name),
+        ["log"] => read(BOOT_LOG),
         ["lease", ..] => return lease::run(&args[1..]),
         ["supervise", ..] => return supervise::run(&args[1..]),
         ["-h" | "--help" | "help"] => Ok(USAGE.to_owned()),
@@ -56,9 +60,15 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn read_facts() -> io::Result<Facts> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("reading {FACTS}: {error}"));
-    let text = std::fs::read(FACTS).map_err(named)?;
-    serde_json::from_slice(&text).map_err(|error| named(error.into()))
+    serde_json::from_str(&read(FACTS)?).map_err(|error| named(FACTS, error.into()))
+}
+
+fn read(path: &str) -> io::Result<String> {
+    std::fs::read_to_string(path).map_err(|error| named(path, error))
+}
+
+fn named(path: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("reading {path}: {error}"))
 }
 
 fn get(name: &str) -> io::Result<String> {

@@ -4,11 +4,14 @@
 //! signature is bad" becomes an assertion on a list of calls. [`linux`] is the real one.
 
 mod backtrace;
+mod descriptors;
 pub mod efi;
 #[cfg(test)]
 pub mod fake;
 pub mod linux;
 pub mod names;
+pub mod tty;
+pub mod watchdog;
 
 use std::ffi::CString;
 use std::io::{self, Write};
