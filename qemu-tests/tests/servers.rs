@@ -123,7 +123,7 @@ table! {
         Refused("network", "no-server"), "] fail: because: *latest: response header is too big: * > 65536", 60;
 
     serial_of_the_list_is_a_page: LATEST_LIST Fault::Html =>
-        Refused("list", "not-a-serial"), "] fail: because: bundles/small/amd64/latest is not a serial number", 60;
+        Refused("list", "not-a-serial"), "] fail: because: bundles/small/*/latest is not a serial number", 60;
 
     list_404: LISTS status(404) =>
         Refused("list", "not-found"), "] fail: because: getting list small: *.mtree: not found (404)", 60;
