@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use zstrap_qemu_tests::artefacts;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload, expect_refusal_by};
-use zstrap_qemu_tests::site::{IMPATIENT, SMALL, Scene, Tree};
+use zstrap_qemu_tests::site::{IMPATIENT, Scene, Tree};
 use zstrap_qemu_tests::vm::Reason;
 
 const MIB: u64 = 1 << 20;

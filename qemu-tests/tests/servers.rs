@@ -121,7 +121,7 @@ table! {
         Refused("network", "ZS-SRV-14"), "] fail: because: *latest: response header is too big: * > 65536", 60;
 
     serial_of_the_list_is_a_page: LATEST_LIST Fault::Html =>
-        Refused("list", "ZS-SRV-19"), "] fail: because: bundles/small/amd64/latest is not a serial number", 60;
+        Refused("list", "ZS-SRV-19"), "] fail: because: bundles/small/*/latest is not a serial number", 60;
 
     list_404: LISTS status(404) =>
         Refused("list", "ZS-SRV-15"), "] fail: because: getting list small: *.mtree: not found (404)", 60;
