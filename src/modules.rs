@@ -16,6 +16,9 @@ use crate::watchdog;
 
 /// Where devices show what driver they want.
 const BUSES: &str = "/sys/bus";
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
+/// How the class of a network card begins.
+const NETWORK: &str = "02";
 /// A driver may bring a bus with new devices; more rounds than buses can be nested mean something is wrong.
 const MAX_ROUNDS: usize = 16;
 
@@ -171,6 +174,26 @@ fn parameters(cmdline: &Cmdline) -> HashMap<String, String> {
     parameters
 }
 
+/// The network cards that no driver has taken, as `VENDOR:DEVICE`, which people look drivers up by.
+#[must_use]
+pub fn cards_without_driver() -> Vec<String> {
+    without_driver(Path::new(PCI_DEVICES))
+}
+
+fn without_driver(devices: &Path) -> Vec<String> {
+    let read = |device: &Path, name: &str| {
+        let text = fs::read_to_string(device.join(name)).unwrap_or_default();
+        text.trim().trim_start_matches("0x").to_owned()
+    };
+    let entries = fs::read_dir(devices).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_idle =
+        |device: &PathBuf| read(device, "class").starts_with(NETWORK) && !device.join("driver").exists();
+    let id = |device: PathBuf| format!("{}:{}", read(&device, "vendor"), read(&device, "device"));
+    let mut cards: Vec<String> = entries.filter(is_idle).map(id).collect();
+    cards.sort();
+    cards
+}
+
 /// What every device of every bus says of itself.
 fn modaliases() -> Vec<Vec<u8>> {
     let mut found = Vec::new();
@@ -240,6 +263,27 @@ fn one(pattern: &[u8], first: u8, byte: u8) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cards_that_no_driver_has_taken_are_named() {
+        let bus = tempfile::tempdir().unwrap();
+        let device = |name: &str, class: &str, has_driver: bool| {
+            let folder = bus.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            for (file, text) in [("class", class), ("vendor", "0x8086\n"), ("device", "0x100e\n")] {
+                fs::write(folder.join(file), text).unwrap();
+            }
+            if has_driver {
+                fs::create_dir(folder.join("driver")).unwrap();
+            }
+        };
+        device("0000:00:01.0", "0x030000\n", false);
+        device("0000:00:02.0", "0x020000\n", true);
+        assert_eq!(without_driver(bus.path()), [""; 0]);
+        device("0000:00:03.0", "0x020000\n", false);
+        assert_eq!(without_driver(bus.path()), ["8086:100e"]);
+        assert_eq!(without_driver(&bus.path().join("none")), [""; 0]);
+    }
 
     #[test]
     fn patterns_match_as_fnmatch_does() {

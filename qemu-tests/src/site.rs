@@ -467,6 +467,18 @@ impl Tree {
         fs::read_to_string(self.0.path().join(path)).with_context(|| format!("reading {path} of a tree"))
     }
 
+    /// Adds a link.
+    pub fn link(&self, path: &str, to: &str) -> Result<()> {
+        std::os::unix::fs::symlink(to, self.0.path().join(path)).with_context(|| format!("linking {path}"))
+    }
+
+    /// How many bytes its files have.
+    pub fn size(&self) -> Result<u64> {
+        let mut files = BTreeMap::new();
+        collect(self.0.path(), "", &mut files)?;
+        files.values().map(|file| Ok(fs::metadata(file)?.len())).sum()
+    }
+
     /// Adds a folder.
     pub fn folder(&self, path: &str) -> Result<()> {
         fs::create_dir_all(self.0.path().join(path)).with_context(|| format!("making {path}"))

@@ -61,6 +61,36 @@ fn says_that_nobody_leases_addresses() -> Result<()> {
     vm.assert_line("] fail: because: no DHCP lease*on eth0 within ").map(drop)
 }
 
+/// No link is waited for as long as one that could still show up; within half of a second it is said which card has no
+/// driver.
+#[test]
+fn says_that_there_is_no_network_card() -> Result<()> {
+    no_link("endures-no-card", &[], "] fail: because: no network link to use found within 90s")
+}
+
+/// Debian's cloud kernel has no driver for this one.
+#[test]
+fn says_which_network_card_has_no_driver() -> Result<()> {
+    let card = ["-netdev", "user,id=old", "-device", "e1000,netdev=old,romfile="];
+    let because =
+        "] fail: because: no network link to use found within *, no driver for network card 8086:100e";
+    no_link("endures-no-driver", &card, because)
+}
+
+fn no_link(name: &str, card: &[&str], because: &str) -> Result<()> {
+    let scene = Scene::new(name)?;
+    let machine = scene.machine()?.nics(0).arguments(card).append("zstrap.tries=1 zstrap.reboot_after=1");
+    let mut vm = machine.start()?;
+    if !card.is_empty() {
+        vm.wait_line("] early: no driver for network card id=8086:100e", Duration::from_secs(60))?;
+    }
+    vm.expect_exit(&Reason::Reset, Duration::from_secs(150))?;
+    vm.assert_line("] network: refused reason=no-link code=ZS-NET-01")?;
+    vm.assert_line(because)?;
+    vm.assert_line("] fail: rebooting in 1s")?;
+    vm.assert_never("payload:")
+}
+
 /// The list takes longer than a minute, of which there was not a word: it looked as if the machine hung.
 #[test]
 fn says_that_a_list_drips() -> Result<()> {

@@ -32,7 +32,7 @@ const LONG_HEADER: Fault = Fault::Headers { count: 1, length: 100 << 20 };
 
 /// How a boot ends.
 enum Ends {
-    /// Refused at each attempt, in this stage, for this reason; then a reboot. Nothing of the bundle has run.
+    /// Refused at each attempt, in this stage, with this code; then a reboot. Nothing of the bundle has run.
     Refused(&'static str, &'static str),
     /// The program of the bundle runs.
     Boots,
@@ -92,78 +92,99 @@ fn rule(path: &str, fault: Fault, times: u32) -> Rule {
 
 table! {
     first_404: FIRST status(404) =>
-        Refused("network", "no-server"), "] fail: because: no server answered: *latest: not found (404)", 60;
+        Refused("network", "ZS-SRV-04"), "] fail: because: no server answered: *latest: not found (404)", 60;
     first_429_for_good: FIRST busy("4") =>
-        Refused("network", "no-server"), "] fail: retry 1 of 1 in 4.", 60;
-    first_429_once: FIRST busy("5"); 1 =>
-        Boots, "] servers: busy server=*wait=5s", 60;
+        Refused("network", "ZS-SRV-05"), "] servers: busy server=*wait=4s", 60;
     first_500: FIRST status(500) =>
-        Refused("network", "no-server"), "] fail: because: *server answered with status 500", 60;
+        Refused("network", "ZS-SRV-05"), "] fail: because: *server answered with status 500", 60;
     first_empty: FIRST empty() =>
-        Refused("network", "no-server"), "] fail: because: *not a serial number: something other than a site ", 60;
+        Refused("network", "ZS-SRV-12"), "] fail: because: *not a serial number: something other than a site ", 60;
     first_redirected_for_ever: FIRST redirect("/configs/small/latest") =>
-        Refused("network", "no-server"), "] fail: because: *latest: too many redirects (it leads to /configs/small/latest)", 60;
+        Refused("network", "ZS-SRV-12"), "] fail: because: *latest: too many redirects (it leads to /configs/small/latest)", 60;
     first_redirected_to_another_scheme: FIRST redirect("ftp://10.0.2.2/latest") =>
-        Refused("network", "no-server"), "] fail: because: *bad uri: unknown scheme: ftp (it leads to ftp://10.0.2.2/latest)", 60;
+        Refused("network", "ZS-SRV-14"), "] fail: because: *bad uri: unknown scheme: ftp (it leads to ftp://10.0.2.2/latest)", 60;
     first_redirected_to_the_same_file_elsewhere: FIRST redirect("/configs/./small/latest"); 1 =>
         Boots, "] network: online server=http://10.0.2.2:", 60;
     first_too_long_for_its_header: FIRST Fault::Declares(-5) =>
-        Refused("config", "not-found"), "] fail: because: *not found (404)", 60;
+        Refused("config", "ZS-SRV-15"), "] fail: because: *not found (404)", 60;
     first_too_short_for_its_header: FIRST Fault::Declares(5) =>
-        Refused("network", "no-server"), "] fail: because: *latest: Peer disconnected", 60;
+        Refused("network", "ZS-SRV-14"), "] fail: because: *latest: Peer disconnected", 60;
     first_is_a_part: FIRST Fault::Raw(PART.to_vec()) =>
-        Refused("network", "no-server"), "] fail: because: *server sent another part than bytes=0-", 60;
+        Refused("network", "ZS-SRV-05"), "] fail: because: *server sent another part than bytes=0-", 60;
     first_is_encoded: FIRST Fault::Raw(GZIP.to_vec()) =>
-        Refused("network", "no-server"), "] fail: because: *content encoding gzip, expected none", 60;
+        Refused("network", "ZS-SRV-14"), "] fail: because: *content encoding gzip, expected none", 60;
     first_has_100000_headers: FIRST MANY_HEADERS =>
-        Refused("network", "no-server"), "] fail: because: *latest: protocol: http parse resulted in too many headers", 60;
+        Refused("network", "ZS-SRV-14"), "] fail: because: *latest: protocol: http parse resulted in too many headers", 60;
     first_has_a_header_of_100_mib: FIRST LONG_HEADER =>
-        Refused("network", "no-server"), "] fail: because: *latest: response header is too big: * > 65536", 60;
+        Refused("network", "ZS-SRV-14"), "] fail: because: *latest: response header is too big: * > 65536", 60;
     first_has_headers_without_end: FIRST HEADERS_WITHOUT_END =>
-        Refused("network", "no-server"), "] fail: because: *latest: response header is too big: * > 65536", 60;
+        Refused("network", "ZS-SRV-14"), "] fail: because: *latest: response header is too big: * > 65536", 60;
 
     serial_of_the_list_is_a_page: LATEST_LIST Fault::Html =>
-        Refused("list", "not-a-serial"), "] fail: because: bundles/small/amd64/latest is not a serial number", 60;
+        Refused("list", "ZS-SRV-19"), "] fail: because: bundles/small/*/latest is not a serial number", 60;
 
     list_404: LISTS status(404) =>
-        Refused("list", "not-found"), "] fail: because: getting list small: *.mtree: not found (404)", 60;
-    list_429_once: LISTS busy("5"); 1 =>
-        Boots, "] fail: retry 1 of 5 in 5.", 60;
+        Refused("list", "ZS-SRV-15"), "] fail: because: getting list small: *.mtree: not found (404)", 60;
     list_500: LISTS status(500) =>
-        Refused("list", "http-status"), "] fail: because: getting list small: *status 500", 60;
+        Refused("list", "ZS-SRV-17"), "] fail: because: getting list small: *status 500", 60;
     list_empty: LISTS empty() =>
-        Refused("list", "bad-signature"), "] fail: because: checking list small: ", 60;
+        Refused("list", "ZS-SIG-04"), "] fail: because: checking list small: ", 60;
     list_is_a_page: LISTS Fault::Html =>
-        Refused("list", "bad-signature"), "] fail: because: checking list small: ", 60;
+        Refused("list", "ZS-SIG-04"), "] fail: because: checking list small: ", 60;
     list_too_long_for_its_header: LISTS Fault::Declares(-5) =>
-        Refused("list", "bad-signature"), "] fail: because: checking list small: ", 60;
+        Refused("list", "ZS-SIG-04"), "] fail: because: checking list small: ", 60;
     list_too_short_for_its_header: LISTS Fault::Declares(5) =>
-        Refused("list", "io"), "] fail: because: getting list small: ", 60;
+        Refused("list", "ZS-SRV-21"), "] fail: because: getting list small: ", 60;
     list_without_end: LISTS Fault::Endless =>
-        Refused("list", "too-large"), "] fail: because: getting list small: *.mtree: longer than ", 60;
+        Refused("list", "ZS-SRV-18"), "] fail: because: getting list small: *.mtree: longer than ", 60;
 
     file_404: BLOBS status(404) =>
-        Refused("fetch", "not-found"), "] fail: because: getting ./sbin/init: *not found (404)", 60;
-    file_429_once: BLOBS busy("5"); 1 =>
-        Boots, "] fetch: interrupted path=*pause=5.0s why=*status 429", 60;
+        Refused("fetch", "ZS-FIL-04"), "] fail: because: getting ./*not found (404)", 60;
     file_500_twice: BLOBS status(500); 2 =>
         Boots, "] fetch: interrupted path=*why=*status 500", 60;
     file_empty: BLOBS empty() =>
-        Refused("fetch", "length"), "] fail: because: *has 0 bytes, the list says ", 60;
+        Refused("fetch", "ZS-FIL-01"), "] fail: because: *has 0 bytes, the list says ", 60;
     file_redirected_for_ever: BLOBS redirect("/blobs/loop") =>
-        Refused("fetch", "io"), "] fail: because: getting *too many redirects", 90;
+        Refused("fetch", "ZS-FIL-06"), "] fail: because: getting *too many redirects", 90;
     file_longer_than_listed: BLOBS Fault::Longer(4096) =>
-        Refused("fetch", "length"), "] fail: because: *bytes, the list says ", 60;
+        Refused("fetch", "ZS-FIL-01"), "] fail: because: *bytes, the list says ", 60;
     file_without_end: BLOBS Fault::Endless =>
-        Refused("fetch", "length"), "] fail: because: *has more than *bytes, the list says ", 60;
+        Refused("fetch", "ZS-FIL-01"), "] fail: because: *has more than *bytes, the list says ", 60;
     file_too_long_for_its_header: BLOBS Fault::Declares(-5) =>
-        Refused("fetch", "length"), "] fail: because: *bytes, the list says ", 60;
+        Refused("fetch", "ZS-FIL-01"), "] fail: because: *bytes, the list says ", 60;
     file_too_short_for_its_header: BLOBS Fault::Declares(5) =>
-        Refused("fetch", "length"), "] fail: because: *bytes, the list says ", 60;
+        Refused("fetch", "ZS-FIL-01"), "] fail: because: *bytes, the list says ", 60;
     file_is_a_part_once: BLOBS Fault::Raw(PART.to_vec()); 1 =>
         Boots, "] fetch: interrupted path=*why=*server sent another part than bytes=0-", 60;
     file_has_headers_without_end_twice: BLOBS HEADERS_WITHOUT_END; 2 =>
         Boots, "] fetch: interrupted path=*why=*response header is too big: * > 65536", 60;
+}
+
+/// It is asked again no sooner than it wants.
+fn asks_for_a_pause(name: &str, path: &str) -> Result<()> {
+    let scene = Scene::new(&format!("servers-{name}"))?;
+    scene.server.rule(Rule::first(1, path, busy("5")));
+    end(scene.machine()?, &Boots, "] servers: busy server=*wait=5s", 60)?;
+    let asked = scene.server.requests_for(path);
+    let again = asked[1..].iter().find(|request| request.path == asked[0].path).context("asked once only")?;
+    let pause = again.at - asked[0].at;
+    assert!((5..30).contains(&pause.as_secs()), "{pause:?}");
+    Ok(())
+}
+
+#[test]
+fn first_429_once() -> Result<()> {
+    asks_for_a_pause("first_429_once", FIRST)
+}
+
+#[test]
+fn list_429_once() -> Result<()> {
+    asks_for_a_pause("list_429_once", LISTS)
+}
+
+#[test]
+fn file_429_once() -> Result<()> {
+    asks_for_a_pause("file_429_once", BLOBS)
 }
 
 /// A hotspot: whatever is asked for leads to the page where people log in.
@@ -171,7 +192,7 @@ table! {
 fn captive_portal() -> Result<()> {
     let rules = vec![Rule::always("/login*", Fault::Html), Rule::always("*", redirect("/login?from=node"))];
     let line = "] fail: because: *not a serial number: something other than a site answers, such as the login page of a network (it leads to /login?from=node)";
-    boot("portal", rules, &Refused("network", "no-server"), line, 60)
+    boot("portal", rules, &Refused("network", "ZS-SRV-12"), line, 60)
 }
 
 /// The file breaks off at its middle; what was asked for then is a part, and what comes is something else.

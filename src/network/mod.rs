@@ -118,12 +118,19 @@ pub enum Error {
     #[error("zstrap.net= of the kernel command line")]
     Settings(#[from] NetworkError),
     /// No Ethernet link at all, or none that the settings allow.
-    #[error("no network link to use found within {}s{}{others}", .waited.as_secs(), if .others.is_empty() { "" } else { ", only " })]
+    #[error(
+        "no network link to use found within {}s{}{others}{}{cards}",
+        .waited.as_secs(),
+        if .others.is_empty() { "" } else { ", only " },
+        if .cards.is_empty() { "" } else { ", no driver for network card " },
+    )]
     NoLink {
         /// How long was waited.
         waited: Duration,
         /// Names of links that may not be used.
         others: String,
+        /// Network cards that no driver has taken.
+        cards: String,
     },
     /// Links, but none with a carrier.
     #[error("no carrier on {links} within {}s", .waited.as_secs())]

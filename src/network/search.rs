@@ -17,7 +17,7 @@ use zstrap_wire::dhcp4::{Event, Lease};
 use super::plan::{NotMade, Plan, Role};
 use super::{Asked, Error};
 use crate::console::since_boot;
-use crate::modules::Modules;
+use crate::modules::{self, Modules};
 use crate::net::dhcp::Dhcp;
 use crate::net::links::Link;
 use crate::net::netlink;
@@ -331,7 +331,7 @@ impl<'a> Search<'a> {
         };
         if used.is_empty() {
             let others = links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>().join(" ");
-            Error::NoLink { waited, others }
+            Error::NoLink { waited, others, cards: modules::cards_without_driver().join(" ") }
         } else if used.iter().any(|link| link.has_carrier()) {
             let asked = asked(self.plan, self.wants_v6);
             Error::NoLease { asked, links: names(&Link::has_carrier), waited }
