@@ -1,6 +1,6 @@
 # What a developer runs. `make` lists the targets.
 #
-# In:      ARCH=arm64 makes the demo's machine one of arm64; KEEP=1 keeps it and gives its console; ZSTRAP_CACHE moves
+# In:      ARCH=arm64 makes the demo's machine one of arm64, KEEP=1 keeps it and gives its console; ZSTRAP_CACHE moves
 #          the cache folder; N, SEED and FIRST say which boots `make soak` makes.
 # Out:     everything that is built lies below out/ (and cargo's target folder).
 # Failure: the first step that fails ends the run; its own message stands last.
@@ -85,7 +85,7 @@ qemu: build ## Whole machines: boots, refuses, recovers; what may differ on arm6
 
 # Machines that wait for minutes cost hardly any processor: they run beside the others.
 .PHONY: qemu-busy qemu-waiting qemu-amd64 qemu-arm64
-qemu-amd64 qemu-arm64 qemu-waiting: NOT_CORE := $(if $(ALL),--include-ignored)
+qemu-amd64 qemu-waiting: NOT_CORE := $(if $(ALL),--include-ignored)
 qemu-busy:
 	@$(MAKE) -j1 qemu-amd64 qemu-arm64
 qemu-waiting:
@@ -93,10 +93,11 @@ qemu-waiting:
 qemu-amd64:
 	cargo test -p zstrap-qemu-tests --lib --bins --test machines -- --test-threads=3 $(NOT_CORE)
 
-# The groups of tests that run on arm64 too; ARM64_GROUPS= runs all of them there.
-ARM64_GROUPS ?= boots:: refuses:: network:: recovers::
+# What of the tests runs on arm64 too: these groups of the core set, or all of them but one, whose fault is made with
+# the registers of amd64.
+ARM64_TESTS := $(if $(ALL),--include-ignored --skip panic_of_the_init,boots:: refuses:: network:: recovers::)
 qemu-arm64:
-	ZSTRAP_TEST_ARCH=arm64 cargo test -p zstrap-qemu-tests --test machines -- --test-threads=3 $(NOT_CORE) $(ARM64_GROUPS)
+	ZSTRAP_TEST_ARCH=arm64 cargo test -p zstrap-qemu-tests --test machines -- --test-threads=3 $(ARM64_TESTS)
 
 .PHONY: soak
 soak: build ## N=40 boots with randomly drawn faults; SEED and FIRST repeat some of them
@@ -112,26 +113,23 @@ screenshots: build ## docs/screens: pictures of a good boot and of three failure
 
 ##@ Parts
 .PHONY: programs zstrap
-programs: zstrap init-amd64 init-arm64 payload-amd64 payload-arm64 before ## out/bin: zstrap, the init, the programs of the tests
+programs: zstrap init-amd64 init-arm64 payload-amd64 payload-arm64 ## out/bin: zstrap, the init, the programs of the tests
 zstrap:
 	cargo build --release -p zstrap
 	@install -d out/bin
 	@install -C $(TARGET_DIR)/release/zstrap out/bin/zstrap
 
 # One by one: together they would share features, and the init would grow by the payload's.
-.PHONY: init-amd64 init-arm64 payload-amd64 payload-arm64 before
+.PHONY: init-amd64 init-arm64 payload-amd64 payload-arm64
 init-amd64 init-arm64: init-%:
 	cargo build --profile init --target $(MUSL_$*) -p zstrap-init
 	@install -d out/bin
 	@install -C $(TARGET_DIR)/$(MUSL_$*)/init/zstrap-init out/bin/zstrap-init-$*
 payload-amd64 payload-arm64: payload-%:
-	cargo build --profile init --target $(MUSL_$*) -p zstrap-test-payload --bin zstrap-test-payload
+	cargo build --profile init --target $(MUSL_$*) -p zstrap-test-payload
 	@install -d out/bin
 	@install -C $(TARGET_DIR)/$(MUSL_$*)/init/zstrap-test-payload out/bin/zstrap-test-payload-$*
-before:
-	cargo build --profile init --target $(MUSL_amd64) -p zstrap-test-payload --bin zstrap-test-before
-	@install -d out/bin
-	@install -C $(TARGET_DIR)/$(MUSL_amd64)/init/zstrap-test-before out/bin/zstrap-test-before
+	@install -C $(TARGET_DIR)/$(MUSL_$*)/init/zstrap-test-before out/bin/zstrap-test-before-$*
 
 .PHONY: kernel kernel-amd64 kernel-arm64 kernel-amd64-generic
 kernel: kernel-amd64 kernel-arm64 kernel-amd64-generic ## out/kernel: Debian's packaged kernels and their modules, unpacked

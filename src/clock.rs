@@ -24,6 +24,7 @@ use zstrap_formats::url::{Scheme, Url};
 use zstrap_wire::sntp;
 
 use crate::http::BadCertificate;
+use crate::watchdog;
 
 /// How long after its build an image believes the hardware clock.
 const WINDOW: u64 = 15 * 365 * DAY;
@@ -226,6 +227,7 @@ impl Clock {
         if std::mem::replace(&mut self.asked.ntp, true) || self.ntp.is_empty() {
             return false;
         }
+        watchdog::expect_within(NTP + watchdog::WORK);
         let told = self.world.ask_ntp(&self.ntp, since_1970(self.floor));
         self.hear(Belief::Ntp, told)
     }
@@ -234,6 +236,7 @@ impl Clock {
         if std::mem::replace(&mut self.asked.https, true) || self.https.is_empty() {
             return false;
         }
+        watchdog::expect_within(HTTPS + watchdog::WORK);
         let told = self.world.ask_https(&self.https, identity);
         self.hear(Belief::Https, told)
     }

@@ -174,7 +174,7 @@ fn chosen_bundle(config: &Config, cmdline: &Cmdline) -> Result<Name, Error> {
 }
 
 /// Fields that are checked, but that this version does not act on.
-const NOT_ACTED_ON: [&str; 6] = ["registrars", "mycelium", "debug", "watchdog", "report", "root.disk"];
+const NOT_ACTED_ON: [&str; 5] = ["registrars", "mycelium", "debug", "report", "root.disk"];
 
 /// A field that must be understood must also be acted on: to know its name is not enough.
 fn check_demands(config: &Config) -> Result<(), Error> {
@@ -193,7 +193,6 @@ fn mention(config: &Config) {
         "registrars" => !config.registrars.is_empty(),
         "mycelium" => !config.mycelium.peers.is_empty() || !config.mycelium.listen.is_empty(),
         "debug" => config.debug.is_some(),
-        "watchdog" => config.watchdog.is_some(),
         "report" => config.report.is_some(),
         // A disk is only named with a size, and that is refused.
         _ => false,

@@ -14,9 +14,10 @@ use zstrap_formats::config::{LogLevel, OnFailure};
 
 use crate::clock::{self, Clock};
 use crate::fail::Policy;
-use crate::modules::Modules;
+use crate::modules::{self, Modules};
 use crate::net::links::Link;
 use crate::net::settings::Settings;
+use crate::root::MEMORY_TO_RUN;
 use crate::servers::Memory;
 use crate::sys::{Mount, NO_EXEC, System};
 use crate::{console, fail, loops};
@@ -82,7 +83,7 @@ pub fn prepare(system: &dyn System) -> Machine {
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     fail::panic::set_hook(Policy::of(&cmdline));
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let modules = Modules::of_kernel(&kernel);
+    let modules = Modules::of_kernel(&kernel, &cmdline);
     let mut machine = Machine {
         cmdline,
         kernel,
@@ -131,7 +132,14 @@ fn said((mount, error): (&Mount<'_>, std::io::Error)) -> String {
 }
 
 fn report(system: &dyn System, machine: &Machine, modules: usize) {
-    let memory = system.memory_available().unwrap_or(0) >> 20;
+    let available = system.memory_available().unwrap_or(0);
+    let (memory, need) = (available >> 20, MEMORY_TO_RUN >> 20);
+    if available < MEMORY_TO_RUN {
+        log::warn!(target: "early", "little memory need={need}MiB available={memory}MiB: no bundle will fit");
+    }
+    for card in modules::cards_without_driver() {
+        log::warn!(target: "early", "no driver for network card id={card}");
+    }
     log::info!(
         target: "early",
         "ready kernel={} memory={memory}MiB clock={} modules={modules} after={:.3}s",

@@ -23,6 +23,7 @@ use crate::list::VerifiedList;
 use crate::root::Root;
 use crate::servers::Servers;
 use crate::sys::Meta;
+use crate::watchdog;
 
 const CHUNK: usize = 128 * 1024;
 /// Bundles below this come soon enough as they are.
@@ -182,6 +183,7 @@ pub fn write_error(entry: &Entry) -> impl FnOnce(io::Error) -> Error + use<> {
 
 fn make_dirs_and_links(root: &Root, entries: &[Entry]) -> Result<(), Error> {
     for entry in entries {
+        watchdog::expect_within(watchdog::WORK);
         match &entry.kind {
             EntryKind::Dir => root.dir().make_dir(&entry.path, meta(entry)),
             EntryKind::Link(target) => root.dir().make_link(&entry.path, target, meta(entry)),
@@ -271,6 +273,7 @@ impl Job<'_> {
             let mut reader = self.root.dir().read(&from.path)?;
             let mut file = self.root.dir().create(&to.path)?;
             loop {
+                watchdog::expect_within(watchdog::WORK);
                 match reader.read(buffer)? {
                     0 => break,
                     read => file.write_all(&buffer[..read])?,

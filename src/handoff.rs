@@ -21,6 +21,7 @@ use crate::node::facts::{self, FACTS, Facts};
 use crate::node::{NODE, SUPERVISOR};
 use crate::root::NEW_ROOT;
 use crate::sys::{Meta, Mount, NO_EXEC, Program, System};
+use crate::watchdog;
 
 /// What the next PID 1 finds mounted in what moves with us.
 const MOUNTS: [Mount<'static>; 3] = [
@@ -109,7 +110,7 @@ pub fn to_program(
     match prepare(system, machine, fetched, config, (facts, handover)) {
         Ok(program) => {
             console::hand_over();
-            failed(leave(system, &program)).and_final()
+            failed(leave(system, &program, config)).and_final()
         }
         Err(error) => failed(error),
     }
@@ -136,7 +137,8 @@ fn prepare(
 }
 
 /// Moves the mounts, empties the initramfs, and runs the program.
-fn leave(system: &dyn System, program: &Program) -> Error {
+fn leave(system: &dyn System, program: &Program, config: &Config) -> Error {
+    watchdog::expect_within(watchdog::WORK);
     for mount in MOVED {
         if let Err(source) = system.move_mount(mount, NEW_ROOT, mount) {
             return Error::System { what: format!("moving {mount} to the new root"), source };
@@ -149,7 +151,9 @@ fn leave(system: &dyn System, program: &Program) -> Error {
     // The supervisor sees whether the program stays up.
     let is_last = program.path.as_bytes() != SUPERVISOR.as_bytes();
     let failed_before = is_last.then(loops::succeeded);
+    watchdog::hand_over(config.watchdog, config.supervise);
     let source = system.exec(program);
+    watchdog::take_back();
     failed_before.into_iter().for_each(loops::take_back);
     Error::Exec { path: program.path.to_string_lossy().into_owned(), source }
 }
@@ -162,12 +166,16 @@ fn log_handoff(config: &Config, started: Instant) {
 
 /// The config's program, or ours above it.
 fn program(config: &Config, log: LogLevel) -> Result<Program, Error> {
-    let grace = config.grace.to_string();
-    let own: &[&str] = match config.supervise {
-        true => &[SUPERVISOR, "supervise", "--grace", &grace, "--log", log.as_str(), "--"],
-        false => &[],
+    let (grace, watchdog) = (config.grace.to_string(), config.watchdog.map(|seconds| seconds.to_string()));
+    let mut argv = match config.supervise {
+        true => vec![SUPERVISOR, "supervise", "--grace", &grace, "--log", log.as_str()],
+        false => Vec::new(),
     };
-    let argv: Vec<&str> = own.iter().copied().chain(config.exec.iter().map(String::as_str)).collect();
+    if config.supervise {
+        argv.extend(watchdog.iter().flat_map(|seconds| ["--watchdog", seconds]));
+        argv.push("--");
+    }
+    argv.extend(config.exec.iter().map(String::as_str));
     let mut env: std::collections::BTreeMap<&str, &str> =
         [("HOME", "/root"), ("PATH", PATH), ("TERM", "linux")].into();
     env.extend(config.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));

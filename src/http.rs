@@ -4,7 +4,7 @@
 //! from watching and delaying; what may run is decided by signatures alone.
 
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::RootCertStore;
@@ -21,6 +21,7 @@ use zstrap_formats::url::Url;
 
 use crate::fail::Code;
 use crate::sys::names::{EachFamily, NoSuchName};
+use crate::watchdog;
 
 /// How long a server is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,10 @@ impl Patience {
     };
 }
 
+/// The question where a server leads to.
+const WHERE: Duration = Duration::from_secs(5);
+/// The longest place that is told.
+const LONGEST_PLACE: usize = 200;
 /// A probe from its first packet to its last byte.
 const PROBE: Duration = Duration::from_secs(30);
 /// All of a small file: lists and configs, whose size is bounded, must not trickle in for ever.
@@ -61,8 +66,17 @@ const WARM_UP: Duration = Duration::from_secs(10);
 /// Bytes a second below which a download is given up: 128 kbit/s.
 const SLOWEST: u64 = 16 * 1024;
 const REDIRECTS: u32 = 3;
+/// The longest that a server is left alone because it asks for that.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How long a small file may come without a word about it.
 const SILENT: Duration = Duration::from_secs(20);
+/// The longest single wait for a server: name, connection and answer of a request and of each redirect, and a little.
+/// Also that for a medium, whose drive may try a bad place again and again.
+pub const LONGEST_WAIT: Duration = {
+    let Patience { connect, answer, .. } = Patience::ALONE;
+    let request = connect.saturating_add(connect).saturating_add(answer);
+    request.saturating_mul(REDIRECTS + 1).saturating_add(Duration::from_secs(20))
+};
 /// Connections to one server at once: enough to hide the round trips of small files.
 pub const CONNECTIONS: usize = 4;
 
@@ -330,6 +344,16 @@ pub trait Source: Send + Sync {
     /// [`HttpError`].
     fn probe(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError>;
 
+    /// Where it leads who asks for this file, if anywhere else: for people, when what came is not the file.
+    fn leads_to(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    /// How long it wants to be left alone, by its last answer.
+    fn wait(&self) -> Option<Duration> {
+        None
+    }
+
     /// Its URL, for people.
     fn name(&self) -> String;
 }
@@ -339,6 +363,8 @@ pub struct Server {
     base: Url,
     agent: Agent,
     patience: Patience,
+    /// How long it wants to be left alone.
+    wait: Mutex<Option<Duration>>,
 }
 
 /// A CA or proxy in the identity that the TLS library cannot use.
@@ -377,7 +403,7 @@ impl Server {
             .max_idle_connections_per_host(CONNECTIONS)
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), EachFamily);
-        Ok(Self { base: base.clone(), agent, patience })
+        Ok(Self { base: base.clone(), agent, patience, wait: Mutex::default() })
     }
 
     /// Asks for a file whose body must be there within `body`, and all of it within `whole` if that is less.
@@ -396,9 +422,19 @@ impl Server {
                 request = request.header(header::IF_RANGE, etag);
             }
         }
+        watchdog::expect_within(LONGEST_WAIT);
         let answer = request.config().timeout_recv_body(Some(body)).timeout_global(whole).build().call();
         let response = answer.map_err(|error| HttpError::transport(url.clone(), error))?;
+        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = text(header::RETRY_AFTER).and_then(wait);
+        if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+            let source =
+                io::Error::other(format!("answered with content encoding {encoding}, expected none"));
+            return Err(HttpError::Transport { url, source });
+        }
         match response.status() {
+            // Nobody has asked for a part.
+            StatusCode::PARTIAL_CONTENT if from.offset == 0 => Err(HttpError::Range { url, offset: 0 }),
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             StatusCode::NOT_FOUND => Err(HttpError::NotFound { url }),
             status => Err(HttpError::Status { url, status: status.as_u16() }),
@@ -466,7 +502,7 @@ impl Server {
         let response = self.request(path, &From::default(), body, whole)?;
         let url = || self.base.join(path);
         // One byte more than allowed tells a full file from one that goes on.
-        let reader = response.into_body().into_reader().take(limit.saturating_add(1));
+        let reader = Awaited(response.into_body().into_reader()).take(limit.saturating_add(1));
         let bytes = read_all(reader, path).map_err(|source| HttpError::Transport { url: url(), source })?;
         if bytes.len() as u64 > limit {
             return Err(HttpError::TooLarge { url: url(), limit });
@@ -489,6 +525,16 @@ fn read_all(mut reader: impl Read, path: &str) -> io::Result<Vec<u8>> {
             said = Instant::now();
             log::info!(target: "servers", "slow path={path} have={}", bytes.len());
         }
+    }
+}
+
+/// A reader that declares each of its waits.
+pub struct Awaited<R>(pub R);
+
+impl<R: Read> Read for Awaited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        watchdog::expect_within(LONGEST_WAIT);
+        self.0.read(buffer)
     }
 }
 
@@ -518,7 +564,20 @@ impl Source for Server {
         };
         let etag = text(header::ETAG).filter(|etag| is_strong(etag)).map(str::to_owned);
         let length = text(header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
-        Ok(Body { reader: Box::new(response.into_body().into_reader()), offset, length, etag })
+        Ok(Body { reader: Box::new(Awaited(response.into_body().into_reader())), offset, length, etag })
+    }
+
+    fn leads_to(&self, path: &str) -> Option<String> {
+        let request =
+            self.agent.get(self.base.join(path)).config().max_redirects(0).timeout_global(Some(WHERE));
+        watchdog::expect_within(LONGEST_WAIT);
+        let response = request.build().call().ok()?;
+        let place = response.headers().get(header::LOCATION)?.to_str().ok()?;
+        Some(place.chars().take(LONGEST_PLACE).collect())
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn name(&self) -> String {
@@ -538,6 +597,14 @@ pub fn is_timeout(error: &io::Error) -> bool {
 /// by it (RFC 9110, sections 8.8.3 and 13.1.5).
 fn is_strong(etag: &str) -> bool {
     etag.starts_with('"')
+}
+
+/// The seconds of `Retry-After: SECONDS` (RFC 9110, section 10.2.3), within bounds. A date in their place says nothing
+/// to a machine whose clock may be wrong.
+fn wait(value: &str) -> Option<Duration> {
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds = || value.parse().map_or(LONGEST_RETRY_AFTER, Duration::from_secs);
+    is_number.then(|| seconds().min(LONGEST_RETRY_AFTER))
 }
 
 /// The first byte of `Content-Range: bytes BEGIN-END/SIZE` (RFC 9110, section 14.4).
@@ -642,6 +709,42 @@ mod tests {
         assert_eq!(etag_of(b"HTTP/1.1 200 OK\r\nETag: a\r\nContent-Length: 0\r\n\r\n"), None);
         let strong = etag_of(b"HTTP/1.1 200 OK\r\nETag: \"a\"\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(strong.as_deref(), Some("\"a\""));
+    }
+
+    #[test]
+    fn a_server_is_left_alone_for_as_long_as_it_asks_and_no_longer() {
+        let seconds = |value| wait(value).map(|wait| wait.as_secs());
+        assert_eq!(["0", "7", "60", "61"].map(seconds), [0, 7, 60, 60].map(Some));
+        assert_eq!(seconds("99999999999999999999999999"), Some(60));
+        for bad in ["", "-1", "+1", "1.5", "soon", "Fri, 20 Nov 2026 08:00:00 GMT"] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
+        let server = answering(b"HTTP/1.1 429 \r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", drop);
+        assert_eq!(server.wait(), None);
+        let refused = server.get("latest", 10);
+        assert!(matches!(refused, Err(HttpError::Status { status: 429, .. })), "{refused:?}");
+        assert_eq!(server.wait(), Some(Duration::from_secs(7)));
+    }
+
+    /// Why there is no file in this answer.
+    fn refusal(answer: &'static [u8]) -> HttpError {
+        answering(answer, drop).get("latest", 10).expect_err("an answer to refuse")
+    }
+
+    #[test]
+    fn says_where_a_server_leads_to() {
+        let leads_to = |answer| answering(answer, drop).leads_to("latest");
+        let login = b"HTTP/1.1 302 \r\nLocation: http://login.example/\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(leads_to(login).as_deref(), Some("http://login.example/"));
+        assert_eq!(leads_to(b"HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn an_answer_that_was_not_asked_for_is_refused() {
+        let part = b"HTTP/1.1 206 \r\nContent-Range: bytes 0-1/9\r\nContent-Length: 2\r\n\r\n17";
+        assert!(matches!(refusal(part), HttpError::Range { offset: 0, .. }));
+        let packed = refusal(b"HTTP/1.1 200 \r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n17");
+        assert!(crate::fail::Chain(&packed).to_string().ends_with("content encoding gzip, expected none"));
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod signed;
 mod sys;
 mod transfer;
 mod unzstd;
+mod watchdog;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -59,19 +60,22 @@ fn boot() -> ! {
     let policy = Policy::of(&machine.cmdline);
     for attempt in 1.. {
         let failure = attempt_boot(&system, &mut machine);
+        watchdog::expect_within(watchdog::WORK);
         failure.explain();
         // What an image or a kernel command line gets wrong stays wrong. And once mounts have moved, this is no longer the
         // initramfs that a new attempt would need: what stands at its paths now was made by others.
         if failure.is_final() {
             policy.end(machine.on_failure);
         }
-        policy.wait_or_end(attempt, machine.on_failure);
+        policy.wait_or_end(attempt, machine.servers.wait(), machine.on_failure);
     }
     fail::reboot()
 }
 
 /// One whole attempt. It returns only when it has failed.
 fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
+    watchdog::expect_within(watchdog::WORK);
+    watchdog::arm();
     console::stage_begins(Stage::Identity);
     let identity = match identity::load(&machine.cmdline) {
         Ok(identity) => identity,

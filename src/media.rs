@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use zstrap_formats::url::Url;
 
-use crate::http::{Body, From, HttpError, Source};
+use crate::http::{Awaited, Body, From, HttpError, LONGEST_WAIT, Source};
 use crate::modules::Modules;
 use crate::sys::linux::{mount_unattached, open_below, open_folder_below};
+use crate::watchdog;
 
 /// How long devices may take to show up: USB needs seconds.
 const WAIT: Duration = Duration::from_secs(10);
@@ -103,6 +104,7 @@ impl Media {
             // Of the last look only: what could not be mounted before may have been by now, or is gone.
             let mut refused = Vec::new();
             for device in devices() {
+                watchdog::expect_within(LONGEST_WAIT);
                 let Some(folder) = self.look_at(&device, &mut refused) else { continue };
                 let after = started.elapsed().as_secs_f64();
                 log::info!(target: "media", "found url={} device={device} after={after:.3}s", self.url);
@@ -111,6 +113,7 @@ impl Media {
             if started.elapsed() >= wait {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, nothing_found(&refused)));
             }
+            watchdog::expect_within(watchdog::WORK);
             thread::sleep(LOOK);
         }
     }
@@ -218,7 +221,7 @@ fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 impl Source for Media {
     fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
         let mut bytes = Vec::new();
-        let mut reader = self.file(path)?.take(limit.saturating_add(1));
+        let mut reader = Awaited(self.file(path)?).take(limit.saturating_add(1));
         reader.read_to_end(&mut bytes).map_err(|source| self.lost(path, source))?;
         if bytes.len() as u64 > limit {
             return Err(HttpError::TooLarge { url: self.url.join(path), limit });
@@ -232,7 +235,7 @@ impl Source for Media {
         let length = file.metadata().map_err(lost)?.len();
         file.seek(SeekFrom::Start(from.offset)).map_err(lost)?;
         let left = length.saturating_sub(from.offset);
-        Ok(Body { reader: Box::new(file), offset: from.offset, length: Some(left), etag: None })
+        Ok(Body { reader: Box::new(Awaited(file)), offset: from.offset, length: Some(left), etag: None })
     }
 
     fn probe(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {

@@ -5,18 +5,32 @@
 //! drivers built in brings no such folder, and then nothing happens.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zstrap_formats::cmdline::{Cmdline, Parameter};
+
+use crate::watchdog;
 
 /// Where devices show what driver they want.
 const BUSES: &str = "/sys/bus";
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
+/// How the class of a network card begins.
+const NETWORK: &str = "02";
 /// A driver may bring a bus with new devices; more rounds than buses can be nested mean something is wrong.
 const MAX_ROUNDS: usize = 16;
+
+/// How long a driver may look for its hardware: a RAID controller whose firmware starts takes three minutes.
+const LOADING: Duration = Duration::from_secs(300);
 
 /// The modules at hand.
 #[derive(Debug, Default)]
 pub struct Modules {
     folder: PathBuf,
+    /// Module name to its parameters, from the kernel command line.
+    parameters: HashMap<String, String>,
     aliases: Vec<Alias>,
     /// Path of a module to those it needs, itself excluded; paths are relative to the folder.
     needs: HashMap<String, Vec<String>>,
@@ -37,14 +51,14 @@ struct Alias {
 }
 
 impl Modules {
-    /// The modules that the initramfs brings for this kernel.
+    /// The modules that the initramfs brings for this kernel, with the parameters that its command line has for them.
     #[must_use]
-    pub fn of_kernel(version: &str) -> Self {
+    pub fn of_kernel(version: &str, cmdline: &Cmdline) -> Self {
         let folder = Path::new("/lib/modules").join(version);
         let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
         let (aliases, dependencies) = (read("modules.alias"), read("modules.dep"));
         let soft = read("modules.softdep");
-        Self::parse(folder, &aliases, &dependencies, &soft)
+        Self { parameters: parameters(cmdline), ..Self::parse(folder, &aliases, &dependencies, &soft) }
     }
 
     fn parse(folder: PathBuf, aliases: &str, dependencies: &str, soft: &str) -> Self {
@@ -111,10 +125,10 @@ impl Modules {
 
     fn insert(&self, path: &str) -> bool {
         let file = self.folder.join(path);
-        // By itself the bonding driver makes a bond in a mode that nobody has asked for.
-        let options = if module_name(path) == "bonding" { c"max_bonds=0" } else { c"" };
+        let options = self.options(&module_name(path));
+        watchdog::expect_within(LOADING);
         let result = File::open(&file).and_then(|module| {
-            rustix::system::finit_module(&module, options, 0).map_err(std::io::Error::from)
+            rustix::system::finit_module(&module, &options, 0).map_err(std::io::Error::from)
         });
         match &result {
             Ok(()) => log::debug!(target: "early", "module loaded path={path}"),
@@ -123,6 +137,14 @@ impl Modules {
             Err(error) => log::warn!(target: "early", "module not loaded path={path} error={error}"),
         }
         result.is_ok()
+    }
+
+    fn options(&self, module: &str) -> CString {
+        // By itself the bonding driver makes a bond in a mode that nobody has asked for.
+        let own = if module == "bonding" { "max_bonds=0 " } else { "" };
+        let given = self.parameters.get(module).map_or("", String::as_str);
+        // No parameter of a command line has a NUL byte.
+        CString::new(format!("{own}{given}")).unwrap_or_default()
     }
 
     fn matching(&self, modalias: &[u8]) -> Vec<String> {
@@ -135,6 +157,41 @@ impl Modules {
 fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
+}
+
+/// `MODULE.PARAMETER=VALUE` of a kernel command line, which the kernel itself minds only for what is built in. What
+/// modprobe(8) makes of it, by module.
+fn parameters(cmdline: &Cmdline) -> HashMap<String, String> {
+    let mut parameters: HashMap<String, String> = HashMap::new();
+    for Parameter { name, value } in cmdline.parameters() {
+        let Some((module, name)) = name.split_once('.') else { continue };
+        let own = Parameter { name: name.to_owned(), value: value.clone() };
+        // What quotes cannot carry was never one parameter.
+        let Ok(text) = own.to_text() else { continue };
+        let all = parameters.entry(module_name(module)).or_default();
+        *all = format!("{all}{text} ");
+    }
+    parameters
+}
+
+/// The network cards that no driver has taken, as `VENDOR:DEVICE`, which people look drivers up by.
+#[must_use]
+pub fn cards_without_driver() -> Vec<String> {
+    without_driver(Path::new(PCI_DEVICES))
+}
+
+fn without_driver(devices: &Path) -> Vec<String> {
+    let read = |device: &Path, name: &str| {
+        let text = fs::read_to_string(device.join(name)).unwrap_or_default();
+        text.trim().trim_start_matches("0x").to_owned()
+    };
+    let entries = fs::read_dir(devices).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_idle =
+        |device: &PathBuf| read(device, "class").starts_with(NETWORK) && !device.join("driver").exists();
+    let id = |device: PathBuf| format!("{}:{}", read(&device, "vendor"), read(&device, "device"));
+    let mut cards: Vec<String> = entries.filter(is_idle).map(id).collect();
+    cards.sort();
+    cards
 }
 
 /// What every device of every bus says of itself.
@@ -208,6 +265,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn cards_that_no_driver_has_taken_are_named() {
+        let bus = tempfile::tempdir().unwrap();
+        let device = |name: &str, class: &str, has_driver: bool| {
+            let folder = bus.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            for (file, text) in [("class", class), ("vendor", "0x8086\n"), ("device", "0x100e\n")] {
+                fs::write(folder.join(file), text).unwrap();
+            }
+            if has_driver {
+                fs::create_dir(folder.join("driver")).unwrap();
+            }
+        };
+        device("0000:00:01.0", "0x030000\n", false);
+        device("0000:00:02.0", "0x020000\n", true);
+        assert_eq!(without_driver(bus.path()), [""; 0]);
+        device("0000:00:03.0", "0x020000\n", false);
+        assert_eq!(without_driver(bus.path()), ["8086:100e"]);
+        assert_eq!(without_driver(&bus.path().join("none")), [""; 0]);
+    }
+
+    #[test]
     fn patterns_match_as_fnmatch_does() {
         for (pattern, text, expected) in [
             ("pci:v00001AF4d*sv*", "pci:v00001AF4d00001000sv00001AF4sd1", true),
@@ -243,6 +321,18 @@ mod tests {
         let mut order = modules.needs["kernel/net/virtio_net.ko"].clone();
         order.reverse();
         assert_eq!(order, ["kernel/a.ko", "kernel/b.ko"]);
+    }
+
+    #[test]
+    fn modules_get_their_parameters_from_the_kernel_command_line() {
+        let line =
+            b"quiet i6300esb.nowayout=1 a-b.x a_b.y=\"1 2\" bonding.max_bonds=2 zstrap.log=debug .z=1 --";
+        let modules = Modules { parameters: parameters(&Cmdline::parse(line)), ..Modules::default() };
+        let options = |module: &str| modules.options(module).into_string().expect("text");
+        assert_eq!(options("i6300esb"), "nowayout=1 ");
+        assert_eq!(options("a_b"), "x y=\"1 2\" ");
+        assert_eq!(options("bonding"), "max_bonds=0 max_bonds=2 ");
+        assert_eq!(options("virtio_net"), "");
     }
 
     #[test]

@@ -18,7 +18,9 @@ use crate::sys::{Mount, RootDir, System};
 pub const NEW_ROOT: &str = "/newroot";
 const MIB: u64 = 1 << 20;
 /// What the init and the kernel need beside the files, in bytes; with less, the kernel would end in a panic.
-const MEMORY_TO_RUN: u64 = 32 * MIB;
+pub const MEMORY_TO_RUN: u64 = 32 * MIB;
+/// What the kernel keeps of an entry beside its bytes: an inode of tmpfs, and its name.
+const ENTRY: u64 = 1024;
 /// Inodes beyond those of the list.
 const SPARE_INODES: u64 = 16384;
 
@@ -75,13 +77,16 @@ pub fn prepare(system: &dyn System, config: &NodeConfig, list: &VerifiedList) ->
     // Whatever an earlier attempt has left there is gone, and its memory free.
     system.unmount(NEW_ROOT);
     let available = system.memory_available().map_err(failed("reading the size of the memory"))?;
-    let files = stored_size(list.list());
-    let needed = files.saturating_add(MEMORY_TO_RUN);
+    let (files, entries) = (stored_size(list.list(), 0), list.list().entries().len() as u64);
+    let needed = memory_for(files, entries);
+    let (need, has) = (needed.div_ceil(MIB), available / MIB);
+    log::info!(target: "root", "memory need={need}MiB available={has}MiB files={}MiB entries={entries}", files.div_ceil(MIB));
     if needed > available {
-        return Err(Error::NoMemory { needed: needed.div_ceil(MIB), available: available / MIB });
+        return Err(Error::NoMemory { needed: need, available: has });
     }
+    let files = stored_size(list.list(), 1);
     let size = files.saturating_add(config.fields().root.headroom.bytes(files));
-    let inodes = list.list().entries().len() as u64 + SPARE_INODES;
+    let inodes = entries + SPARE_INODES;
     let options = format!("mode=0755,size={size},nr_inodes={inodes}");
     let mount = Mount { kind: "tmpfs", target: NEW_ROOT, flags: MountFlags::empty(), options: &options };
     system.mount(&mount).map_err(failed("mounting a tmpfs on /newroot"))?;
@@ -91,12 +96,43 @@ pub fn prepare(system: &dyn System, config: &NodeConfig, list: &VerifiedList) ->
     Ok(Root { dir })
 }
 
-/// What the files take in whole pages, which tmpfs keeps them in.
-fn stored_size(list: &List) -> u64 {
+/// What it takes to fetch files of this stored size, in so many entries, and to run.
+fn memory_for(files: u64, entries: u64) -> u64 {
+    files.saturating_add(entries.saturating_mul(ENTRY)).saturating_add(MEMORY_TO_RUN)
+}
+
+/// What the files take in whole pages, which tmpfs keeps them in, with so many pages for anything else: at most one, and
+/// mostly none beside what [`ENTRY`] counts.
+fn stored_size(list: &List, pages_of_others: u64) -> u64 {
     let page = rustix::param::page_size() as u64;
     let pages = list.entries().iter().map(|entry| match &entry.kind {
         EntryKind::File(content) => content.size.div_ceil(page),
-        EntryKind::Dir | EntryKind::Link(_) => 1,
+        EntryKind::Dir | EntryKind::Link(_) => pages_of_others,
     });
     pages.sum::<u64>().saturating_mul(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fake;
+    use zstrap_formats::digest::ContentDigest;
+    use zstrap_formats::list::Entry;
+
+    #[test]
+    fn entries_without_content_take_memory_all_the_same() {
+        assert_eq!(memory_for(0, 0), MEMORY_TO_RUN);
+        assert_eq!(memory_for(3 * MIB, 100 * 1024), MEMORY_TO_RUN + 103 * MIB);
+        assert_eq!(memory_for(u64::MAX, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn files_take_whole_pages() {
+        let page = rustix::param::page_size();
+        let file = |name: &[u8], size| fake::file_entry(name, ContentDigest::of(&vec![0; size]));
+        let link = Entry { kind: EntryKind::Link(b"a".to_vec()), ..file(b"d", 0) };
+        let list = List::new(vec![file(b"a", 1), file(b"b", page + 1), file(b"c", 0), link]).expect("valid");
+        assert_eq!(stored_size(&list, 0), 3 * page as u64);
+        assert_eq!(stored_size(&list, 1), 4 * page as u64);
+    }
 }

@@ -19,8 +19,9 @@ use zstrap_formats::url::Scheme;
 
 use crate::console::status;
 use crate::fail::{Chain, Code, Refusal};
-use crate::http::{HttpError, Patience, Server, ServerError, Source};
+use crate::http::{self, HttpError, Patience, Server, ServerError, Source};
 use crate::media::Media;
+use crate::watchdog;
 
 /// A server that has not answered for this long is no longer waited for alone.
 const HEAD_START: Duration = Duration::from_secs(1);
@@ -148,6 +149,7 @@ impl Time for RealTime {
     }
 
     fn pause(&self, pause: Duration) {
+        watchdog::expect_within(pause + watchdog::WORK);
         thread::sleep(pause);
     }
 }
@@ -164,6 +166,8 @@ struct Health {
     time: Duration,
     /// Bytes a second when it was left for being slow.
     slow: Option<u64>,
+    /// Until when it wants to be left alone.
+    busy_until: Option<Duration>,
 }
 
 /// How good each server was so far, by its URL. It outlives attempts; connections do not.
@@ -195,6 +199,14 @@ impl Memory {
 
     fn change(&self, server: &str, change: impl FnOnce(&mut Health)) {
         change(self.health().entry(server.to_owned()).or_default());
+    }
+
+    /// How long it is until one of the servers wants to be asked again: nothing, unless all have asked to be left alone.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        let now = self.time.now();
+        let left = |health: &Health| health.busy_until.map_or(Duration::ZERO, |at| at.saturating_sub(now));
+        self.health().values().map(left).min().unwrap_or_default()
     }
 
     /// How far behind a server stands: liars last, then those that failed lately, the more often the further.
@@ -281,6 +293,32 @@ struct NotOurs {
     may_be_clock: bool,
 }
 
+impl NotOurs {
+    fn of(error: &HttpError) -> Self {
+        let cause = Cause { code: error.code_of_probe(), text: Chain(error).to_string() };
+        Self { why: Why::of(error), cause, may_be_clock: error.may_be_clock() }
+    }
+
+    /// What went wrong may have done so somewhere else: a hotspot leads to a name that nobody here knows, or to a
+    /// certificate for it.
+    fn led_astray(mut self, error: &HttpError, server: &dyn Source, path: &str) -> Self {
+        let is_elsewhere = match error {
+            HttpError::Certificate { .. } => true,
+            HttpError::Transport { source, .. } => !http::is_timeout(source),
+            _ => false,
+        };
+        if is_elsewhere {
+            self.cause.text.push_str(&place(server, path));
+        }
+        self
+    }
+}
+
+/// Where a server leads to who asks for this, in words.
+fn place(server: &dyn Source, path: &str) -> String {
+    server.leads_to(path).map(|place| format!(" (it leads to {place})")).unwrap_or_default()
+}
+
 /// Why one server was no help through one link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
@@ -303,11 +341,12 @@ impl Probe {
 
     /// Anything else that answers on a server's address, such as the login page of a hotel, is not our server.
     fn ask(&self, server: &dyn Source) -> Answer {
-        let bytes = server.probe(&self.path, self.limit).map_err(|error| NotOurs {
-            why: Why::of(&error),
-            cause: Cause { code: error.code_of_probe(), text: Chain(&error).to_string() },
-            may_be_clock: error.may_be_clock(),
-        })?;
+        let bytes = match server.probe(&self.path, self.limit) {
+            Ok(bytes) => bytes,
+            // A page of a stranger is longer than what was asked for.
+            Err(HttpError::TooLarge { .. }) => Vec::new(),
+            Err(error) => return Err(NotOurs::of(&error).led_astray(&error, server, &self.path)),
+        };
         let (is_ours, what) = if self.is_pinned {
             // A config of other bytes is one for the config stage to refuse; a page of a stranger is no config at all.
             (bytes.trim_ascii_start().starts_with(b"{"), "the pinned config")
@@ -317,7 +356,10 @@ impl Probe {
         if is_ours {
             return Ok(());
         }
-        let text = format!("{}/{}: not {what}", server.name(), self.path);
+        // What is empty, or a page, was made by nobody who serves a site.
+        let hint = "something other than a site answers, such as the login page of a network";
+        let place = place(server, &self.path);
+        let text = format!("{}/{}: not {what}: {hint}{place}", server.name(), self.path);
         Err(NotOurs { why: Why::Lying, cause: Cause { code: Code::NotOurs, text }, may_be_clock: false })
     }
 }
@@ -378,6 +420,12 @@ impl Servers {
         &*self.mirror(index).source
     }
 
+    /// How long it is until one of them wants to be asked again.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        self.memory.wait()
+    }
+
     /// Its URL.
     #[must_use]
     pub fn name(&self, index: Index) -> &str {
@@ -414,9 +462,14 @@ impl Servers {
     /// A server has failed; one that brought something before it did has failed for the first time.
     pub fn failed(&self, index: Index, brought_something: bool) {
         let now = self.time().now();
+        let wait = self.source(index).wait();
+        if let Some(wait) = wait {
+            log::warn!(target: "servers", "busy server={} wait={}s", self.name(index), wait.as_secs());
+        }
         self.memory.change(self.name(index), |health| {
             health.failures = if brought_something { 1 } else { health.failures.saturating_add(1) };
             health.failed_at = Some(now);
+            health.busy_until = wait.map(|wait| now.saturating_add(wait));
         });
     }
 
@@ -430,7 +483,7 @@ impl Servers {
     pub fn succeeded(&self, index: Index, begun: Duration) {
         self.memory.change(self.name(index), |health| {
             if health.failed_at.is_none_or(|at| at < begun) {
-                *health = Health { failures: 0, failed_at: None, slow: None, ..*health };
+                *health = Health { failures: 0, failed_at: None, slow: None, busy_until: None, ..*health };
             }
         });
     }
@@ -559,6 +612,7 @@ impl Servers {
         let mut search = Search::begin();
         let mut nobody = NoAnswer { reasons: Vec::new(), may_be_clock: false };
         loop {
+            watchdog::expect_within(watchdog::WORK);
             if search.time_to_next().is_zero() {
                 // The last of them has got all the time that a probe may take.
                 let Some(&index) = order.get(search.asked) else { return Err(nobody) };
@@ -623,9 +677,9 @@ impl Servers {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config;
     use crate::http::{Body, From};
     use crate::sys::fake::{self, Fault, Site};
-    use crate::{config, http};
 
     /// A site of the sample identity.
     fn good(name: &str) -> Site {
@@ -746,6 +800,19 @@ mod tests {
         site.time.pass(LATELY);
         assert_eq!(names(&servers), ["a", "b"]);
         assert!(!servers.is_healthy(index("c")));
+    }
+
+    #[test]
+    fn only_when_all_servers_ask_for_a_pause_there_is_one() {
+        let (a, b) = (good("a").asking_for(60), good("b").asking_for(20));
+        let servers = fake::mirrors(&[&a, &b]);
+        servers.failed(Index(0), false);
+        servers.failed(Index(1), false);
+        assert_eq!(servers.wait(), Duration::from_secs(20));
+        a.time.pass(Duration::from_secs(15));
+        assert_eq!(servers.wait(), Duration::from_secs(5));
+        servers.succeeded(Index(1), a.time.now());
+        assert_eq!(servers.wait(), Duration::ZERO);
     }
 
     #[test]

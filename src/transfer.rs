@@ -407,6 +407,7 @@ impl<'a> Transfer<'a> {
         let done = self.tries.failed(self.length);
         self.left.clear();
         if let Some(pause) = TRIES.pause_after(done, random()) {
+            let pause = pause.max(self.servers().wait());
             self.log_interrupted(pause, cause);
             self.servers().time().pause(pause);
             return Ok(());
@@ -539,6 +540,17 @@ mod tests {
     fn a_dead_server_is_left_without_a_pause() {
         assert_eq!(offsets(&[Fault::Dead, Fault::None]), [vec![0], vec![0]]);
         assert_eq!(offsets(&[Fault::Busy, Fault::Dead, Fault::None]), [vec![0], vec![0], vec![0]]);
+    }
+
+    #[test]
+    fn a_server_that_asks_for_a_pause_gets_it_unless_another_helps() {
+        let busy = || fake::mirror("a", Fault::Busy).asking_for(30);
+        let (a, b) = (busy(), fake::mirror("b", Fault::None));
+        assert!(fake::fetch_from(&[&a, &b]).0.is_ok());
+        assert_eq!(a.time.pauses(), [Duration::ZERO; 0]);
+        let a = busy();
+        assert!(fake::fetch_from(&[&a]).0.is_err());
+        assert_eq!(a.time.pauses(), [Duration::from_secs(30); TRIES.tries as usize - 1]);
     }
 
     #[test]

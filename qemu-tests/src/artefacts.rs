@@ -67,7 +67,21 @@ pub fn modules() -> Result<PathBuf> {
 
 /// The same of [`kernel_for`].
 pub fn modules_for(arch: Arch) -> Result<PathBuf> {
-    let folder = artefact(&format!("kernel/{arch}/modules"))?;
+    modules_in(&format!("kernel/{arch}/modules"))
+}
+
+/// Debian's generic kernel for amd64, with drivers of real hardware.
+pub fn generic_kernel() -> Result<PathBuf> {
+    artefact("kernel/amd64-generic/vmlinuz")
+}
+
+/// The folder of its modules.
+pub fn generic_modules() -> Result<PathBuf> {
+    modules_in("kernel/amd64-generic/modules")
+}
+
+fn modules_in(folder: &str) -> Result<PathBuf> {
+    let folder = artefact(folder)?;
     let mut versions: Vec<PathBuf> = std::fs::read_dir(&folder)
         .with_context(|| format!("listing {}", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))

@@ -56,6 +56,26 @@ pub enum Fault {
     StallAfter(u64, Duration),
     /// So many body bytes a second.
     Trickle(u64),
+    /// The file, under a length in the header that is so much greater.
+    Declares(i64),
+    /// The whole with status 200, also where a part was asked for.
+    NoRanges,
+    /// These bytes as they are, in place of an answer; then the connection ends.
+    Raw(Vec<u8>),
+    /// So many headers of this length in front of an empty answer.
+    Headers {
+        /// How many.
+        count: u64,
+        /// Bytes in each.
+        length: usize,
+    },
+}
+
+impl Fault {
+    /// An answer without a body, with this status and this header.
+    pub fn head(status: u16, header: &str) -> Self {
+        Self::Raw(format!("HTTP/1.1 {status} Fault\r\n{header}\r\nContent-Length: 0\r\n\r\n").into_bytes())
+    }
 }
 
 /// A fault, where it strikes, and how often.
@@ -300,6 +320,7 @@ fn accept_on(listener: TcpListener, shared: &Arc<Shared>) -> Result<Acceptor> {
 }
 
 /// What is left of a request once it is understood.
+#[derive(Clone)]
 struct Asked {
     method: String,
     path: String,
@@ -360,6 +381,13 @@ impl Shared {
             }
             Some(Fault::Longer(extra)) => send(out, asked, file().map(|body| Body { extra, ..body })),
             Some(Fault::Endless) => send_endless(out),
+            Some(Fault::Declares(more)) => send(out, asked, file().map(|body| Body { more, ..body })),
+            Some(Fault::NoRanges) => send(out, &Asked { range: None, ..asked.clone() }, file()),
+            Some(Fault::Raw(bytes)) => {
+                out.write_all(&bytes)?;
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
+            Some(Fault::Headers { count, length }) => send_headers(out, count, length),
             Some(Fault::Trickle(rate)) => {
                 send(out, asked, file().map(|body| Body { rate: Some(rate), ..body }))
             }
@@ -420,7 +448,7 @@ fn open(site: &Path, path: &str) -> Option<Body> {
     }
     let file = File::open(site.join(relative)).ok()?;
     let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    Some(Body { source: Source::File(file), stored: meta.len(), flip: None, extra: 0, cut: None, rate: None })
+    Some(Body::of(Source::File(file), meta.len()))
 }
 
 /// A body to send, with what shall be wrong about it.
@@ -431,6 +459,7 @@ struct Body {
     extra: u64,
     cut: Option<u64>,
     rate: Option<u64>,
+    more: i64,
 }
 
 enum Source {
@@ -441,18 +470,16 @@ enum Source {
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
         let stored = bytes.len() as u64;
-        Self {
-            source: Source::Bytes(io::Cursor::new(bytes)),
-            stored,
-            flip: None,
-            extra: 0,
-            cut: None,
-            rate: None,
-        }
+        Self::of(Source::Bytes(io::Cursor::new(bytes)), stored)
     }
 }
 
 impl Body {
+    /// With nothing wrong about it.
+    fn of(source: Source, stored: u64) -> Self {
+        Self { source, stored, flip: None, extra: 0, cut: None, rate: None, more: 0 }
+    }
+
     fn length(&self) -> u64 {
         self.stored + self.extra
     }
@@ -508,8 +535,9 @@ fn send(out: &mut impl Write, asked: &Asked, body: Option<Body>) -> io::Result<(
         None => (0, length),
     };
     let status = if asked.range.is_some() { "206 Partial Content" } else { "200 OK" };
+    let declared = (end - start).saturating_add_signed(body.more);
     let mut head =
-        format!("HTTP/1.1 {status}\r\n{}Content-Length: {}\r\nAccept-Ranges: bytes\r\n", date(), end - start);
+        format!("HTTP/1.1 {status}\r\n{}Content-Length: {declared}\r\nAccept-Ranges: bytes\r\n", date());
     if asked.range.is_some() {
         head += &format!("Content-Range: bytes {start}-{}/{length}\r\n", end.saturating_sub(1));
     }
@@ -517,7 +545,9 @@ fn send(out: &mut impl Write, asked: &Asked, body: Option<Body>) -> io::Result<(
     if asked.method == "HEAD" {
         return Ok(());
     }
-    body.send(out, start, end)
+    body.send(out, start, end)?;
+    // Under a wrong length, what the client takes for the end of this answer is not where the next one begins.
+    if body.more == 0 { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
 }
 
 /// `bytes=A-B`, `bytes=A-` or `bytes=-N` as a half-open range; `None` when it can't be satisfied.
@@ -553,6 +583,19 @@ fn date() -> String {
         Some(format!("Date: {weekday}, {day} {month} {year} {time} GMT\r\n"))
     };
     said().unwrap_or_default()
+}
+
+fn send_headers(out: &mut impl Write, count: u64, length: usize) -> io::Result<()> {
+    let piece = vec![b'z'; length.min(1 << 20)];
+    out.write_all(b"HTTP/1.1 200 OK\r\n")?;
+    for number in 0..count {
+        write!(out, "X-{number}: ")?;
+        for _ in 0..length.div_ceil(piece.len().max(1)) {
+            out.write_all(&piece)?;
+        }
+        out.write_all(b"\r\n")?;
+    }
+    out.write_all(b"Content-Length: 0\r\n\r\n")
 }
 
 fn send_endless(out: &mut impl Write) -> io::Result<()> {
@@ -637,13 +680,18 @@ mod tests {
 
     #[test]
     fn faults_change_the_body_as_told() {
-        let cases: [(Fault, &str, &str); 6] = [
+        let cases: [(Fault, &str, &str); 11] = [
             (Fault::Replace(b"other".to_vec()), "Content-Length: 5\r\n", "\r\n\r\nother"),
             (Fault::Html, "HTTP/1.1 200 OK\r\n", "</html>\n"),
             (Fault::Status(503), "HTTP/1.1 503 ", "status 503\n"),
             (Fault::CutAfter(4), "Content-Length: 10\r\n", "\r\n\r\n0123"),
             (Fault::FlipByte(0), "Content-Length: 10\r\n", "123456789"),
             (Fault::Longer(3), "Content-Length: 13\r\n", "0123456789zzz"),
+            (Fault::Declares(3), "Content-Length: 13\r\n", "\r\n\r\n0123456789"),
+            (Fault::Declares(-3), "Content-Length: 7\r\n", "\r\n\r\n0123456789"),
+            (Fault::NoRanges, "HTTP/1.1 200 OK\r\n", "\r\n\r\n0123456789"),
+            (Fault::head(429, "Retry-After: 7"), "HTTP/1.1 429 Fault\r\nRetry-After: 7\r\n", "0\r\n\r\n"),
+            (Fault::Headers { count: 3, length: 2 }, "X-0: zz\r\nX-1: zz\r\nX-2: zz\r\n", "0\r\n\r\n"),
         ];
         for (fault, header, end) in cases {
             let (_site, server) = server();

@@ -114,10 +114,7 @@ impl Scene {
 
     /// A machine that boots with the identity of this scene; its settings may still be changed.
     pub fn machine(&self) -> Result<VmBuilder> {
-        let folder = self.image()?;
-        let image = Image::read(&folder)?;
-        let (kernel, initramfs) = (folder.join(&image.kernel), folder.join(&image.initramfs));
-        Ok(VmBuilder::of(self.template.arch, &self.name, &kernel, &initramfs).append(&image.cmdline))
+        self.machine_of(&self.image()?)
     }
 
     /// The folder of an image with the identity of this scene.
@@ -126,6 +123,25 @@ impl Scene {
         copy_tree(&self.template.image(), &folder)?;
         slots::stamp(&folder, self.identity.to_string().as_bytes()).context("stamping the identity")?;
         Ok(folder)
+    }
+
+    /// A machine that boots Debian's generic kernel, with the modules of real hardware, and the identity of this scene.
+    pub fn generic_machine(&self) -> Result<VmBuilder> {
+        let (folder, key) = (self.folder.path().join("generic"), self.template.folder.join("keys/admin.pub"));
+        make_image(
+            (&self.template.folder, &key),
+            Arch::Amd64,
+            (&artefacts::generic_kernel()?, &artefacts::generic_modules()?),
+            &folder,
+        )?;
+        slots::stamp(&folder, self.identity.to_string().as_bytes()).context("stamping the identity")?;
+        self.machine_of(&folder)
+    }
+
+    fn machine_of(&self, folder: &Path) -> Result<VmBuilder> {
+        let image = Image::read(folder)?;
+        let (kernel, initramfs) = (folder.join(&image.kernel), folder.join(&image.initramfs));
+        Ok(VmBuilder::of(self.template.arch, &self.name, &kernel, &initramfs).append(&image.cmdline))
     }
 
     /// Publishes a tree as a bundle, without compressed blobs: a fault of a blob then meets all who ask for that
@@ -291,7 +307,8 @@ impl Template {
         let signers = [keys.join("admin.key")];
         publish(&Tree::small()?, &home.join("site"), (SMALL, arch), &signers, &[&"--no-zstd"])?;
         add_config(home, SMALL, &json!({ "version": 1, "bundle": SMALL, "exec": ["/sbin/init"] }), &signers)?;
-        make_image(arch, home, &keys.join("admin.pub"))?;
+        let system = (artefacts::kernel_for(arch)?, artefacts::modules_for(arch)?);
+        make_image((home, &keys.join("admin.pub")), arch, (&system.0, &system.1), &home.join("image"))?;
         Ok(Self { arch, folder })
     }
 
@@ -340,9 +357,14 @@ fn template(arch: Arch) -> Result<&'static Template> {
     made.as_ref().map_err(|error| anyhow!("making the base image: {error}"))
 }
 
-fn make_image(arch: Arch, home: &Path, public_key: &Path) -> Result<()> {
-    let (site, image) = (home.join("site"), home.join("image"));
-    let (kernel, modules) = (artefacts::kernel_for(arch)?, artefacts::modules_for(arch)?);
+/// Makes an image from the template at home, with this kernel and its modules.
+fn make_image(
+    (home, public_key): (&Path, &Path),
+    arch: Arch,
+    (kernel, modules): (&Path, &Path),
+    image: &Path,
+) -> Result<()> {
+    let site = home.join("site");
     let (init, arch) = (artefacts::init(arch)?, arch.to_string());
     // Each scene puts its own server into the slot; this one only has to be a URL.
     let place: [&dyn AsRef<OsStr>; 10] = [
@@ -443,6 +465,18 @@ impl Tree {
     /// The text of a file.
     pub fn read(&self, path: &str) -> Result<String> {
         fs::read_to_string(self.0.path().join(path)).with_context(|| format!("reading {path} of a tree"))
+    }
+
+    /// Adds a link.
+    pub fn link(&self, path: &str, to: &str) -> Result<()> {
+        std::os::unix::fs::symlink(to, self.0.path().join(path)).with_context(|| format!("linking {path}"))
+    }
+
+    /// How many bytes its files have.
+    pub fn size(&self) -> Result<u64> {
+        let mut files = BTreeMap::new();
+        collect(self.0.path(), "", &mut files)?;
+        files.values().map(|file| Ok(fs::metadata(file)?.len())).sum()
     }
 
     /// Adds a folder.

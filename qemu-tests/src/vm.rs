@@ -29,6 +29,8 @@ const SHOWN_LINES: usize = 40;
 
 /// What differs between the machines of two architectures.
 struct Platform {
+    /// The architecture.
+    arch: Arch,
     /// The emulator.
     qemu: &'static str,
     /// Its arguments for the machine.
@@ -41,6 +43,7 @@ struct Platform {
 
 /// The kernel measures at its start whether the timer ticks, and gives up when a busy host has emulated too few ticks.
 const AMD64: Platform = Platform {
+    arch: Arch::Amd64,
     qemu: "qemu-system-x86_64",
     machine: &["-M", "q35"],
     cmdline: "no_timer_check",
@@ -49,6 +52,7 @@ const AMD64: Platform = Platform {
 
 /// Of the processors that can be emulated this one is the quickest: a newer one signs pointers, at five times the cost.
 const ARM64: Platform = Platform {
+    arch: Arch::Arm64,
     qemu: "qemu-system-aarch64",
     // It has no keyboard of its own.
     machine: &["-M", "virt", "-cpu", "cortex-a57", "-device", "virtio-keyboard-pci"],
@@ -84,6 +88,8 @@ pub enum Reason {
     PowerOff,
     /// The kernel panicked, and reset the machine.
     Panic,
+    /// The watchdog reset the machine: nobody has fed it.
+    Watchdog,
     /// QEMU ended for a reason of its own, given in its words.
     Other(String),
 }
@@ -195,6 +201,12 @@ impl VmBuilder {
         self.arguments(&["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"])
     }
 
+    /// Puts a hardware watchdog into the machine, which resets it.
+    #[must_use]
+    pub fn watchdog(self) -> Self {
+        self.arguments(&["-device", "i6300esb", "-action", "watchdog=reset"])
+    }
+
     /// Sets the time that its hardware clock has at the start.
     #[must_use]
     pub fn clock(self, time: Timestamp) -> Self {
@@ -247,8 +259,8 @@ impl VmBuilder {
         if self.before.is_empty() {
             return Ok(());
         }
-        let program =
-            std::fs::read(artefact("bin/zstrap-test-before")?).context("reading the program before")?;
+        let program = artefact(&format!("bin/zstrap-test-before-{}", self.platform.arch))?;
+        let program = std::fs::read(program).context("reading the program before")?;
         let mut archive = Archive::new();
         archive.file("before", 0o755, &program)?;
         let mut initrd = std::fs::read(&self.initrd).context("reading the initramfs")?;
@@ -349,6 +361,11 @@ impl Vm {
         (age, age.saturating_sub(last.unwrap_or_default()))
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("waiting for QEMU")?.is_none())
+    }
+
     /// Waits for the end and asserts how it came.
     pub fn expect_exit(&mut self, reason: &Reason, limit: Duration) -> Result<Exit> {
         let exit = self.wait_exit(limit)?;
@@ -442,6 +459,7 @@ impl Vm {
         let events = qmp.events("SHUTDOWN");
         let said = events.last().and_then(|event| event["reason"].as_str()).unwrap_or("no SHUTDOWN event");
         Ok(match said {
+            "guest-reset" if !qmp.events("WATCHDOG").is_empty() => Reason::Watchdog,
             "guest-reset" if self.find(PANIC).is_some() => Reason::Panic,
             "guest-reset" => Reason::Reset,
             "guest-shutdown" => Reason::PowerOff,

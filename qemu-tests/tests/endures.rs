@@ -7,6 +7,7 @@ use serde_json::json;
 use zstrap_qemu_tests::artefacts::patience;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload};
 use zstrap_qemu_tests::dhcp::{DISCOVER, Handle, LEASE_TIME, REQUEST, Script};
+use zstrap_qemu_tests::efi::{EFI_BOUND, Firmware, fails};
 use zstrap_qemu_tests::http::{Fault, Rule};
 use zstrap_qemu_tests::lab::Lab;
 use zstrap_qemu_tests::site::{SMALL, Scene, Tree, noise};
@@ -58,6 +59,36 @@ fn says_that_nobody_leases_addresses() -> Result<()> {
     vm.expect_exit(&Reason::Reset, Duration::from_secs(150))?;
     vm.assert_line("] network: refused reason=no-lease code=ZS-NET-04")?;
     vm.assert_line("] fail: because: no DHCP lease*on eth0 within ").map(drop)
+}
+
+/// No link is waited for as long as one that could still show up; within half of a second it is said which card has no
+/// driver.
+#[test]
+fn says_that_there_is_no_network_card() -> Result<()> {
+    no_link("endures-no-card", &[], "] fail: because: no network link to use found within 90s")
+}
+
+/// Debian's cloud kernel has no driver for this one.
+#[test]
+fn says_which_network_card_has_no_driver() -> Result<()> {
+    let card = ["-netdev", "user,id=old", "-device", "e1000,netdev=old,romfile="];
+    let because =
+        "] fail: because: no network link to use found within *, no driver for network card 8086:100e";
+    no_link("endures-no-driver", &card, because)
+}
+
+fn no_link(name: &str, card: &[&str], because: &str) -> Result<()> {
+    let scene = Scene::new(name)?;
+    let machine = scene.machine()?.nics(0).arguments(card).append("zstrap.tries=1 zstrap.reboot_after=1");
+    let mut vm = machine.start()?;
+    if !card.is_empty() {
+        vm.wait_line("] early: no driver for network card id=8086:100e", Duration::from_secs(60))?;
+    }
+    vm.expect_exit(&Reason::Reset, Duration::from_secs(150))?;
+    vm.assert_line("] network: refused reason=no-link code=ZS-NET-01")?;
+    vm.assert_line(because)?;
+    vm.assert_line("] fail: rebooting in 1s")?;
+    vm.assert_never("payload:")
 }
 
 /// The list takes longer than a minute, of which there was not a word: it looked as if the machine hung.
@@ -134,5 +165,33 @@ fn gives_up_and_reboots_when_the_program_never_stays_up() -> Result<()> {
         vm.find_all("] supervise: started program=/bin/false").len() == 10,
         vm.failed("expected ten starts")
     );
-    vm.assert_line("] supervise: gave up program=/bin/false").map(drop)
+    vm.assert_line("] supervise: gave up program=/bin/false")?;
+    vm.assert_line("] fail: code=ZS-RUN-07 stage=supervise reason=gave-up")?;
+    vm.assert_line("] fail: rebooting in *s, boot loops are not counted here").map(drop)
+}
+
+/// Under our supervisor a boot has not failed once its program has stayed up for a minute, and not before.
+#[test]
+fn forgets_failed_boots_only_once_the_program_has_stayed_up() -> Result<()> {
+    let (firmware, mut scene) = (Firmware::new()?, Scene::new("endures-stays-up")?);
+    scene.publish(&Tree::copy_of("demo-tree")?, "demo")?;
+    let supervised = |seconds: u32| {
+        let exec = ["/bin/sh", "-c", &format!("sleep {seconds}; poweroff; sleep 60")];
+        json!({ "version": 1, "bundle": "demo", "exec": exec, "supervise": true })
+    };
+    scene.add_config("short", &supervised(5))?;
+    scene.add_config("long", &supervised(70))?;
+    scene.add_config("wrong", &json!({ "version": 1, "bundle": "demo", "exec": ["/nothing"] }))?;
+    let mut loops = Vec::new();
+    for between in ["short", "long"] {
+        loops.push(fails(&firmware, &scene)?.0);
+        scene.use_config(between);
+        let mut vm = firmware.boots(scene.machine()?).start()?;
+        vm.expect_exit(&Reason::PowerOff, Duration::from_secs(90) + EFI_BOUND)?;
+        vm.assert_line("] supervise: bye how=PowerOff")?;
+        scene.use_config("wrong");
+    }
+    loops.push(fails(&firmware, &scene)?.0);
+    ensure!(loops == [1, 2, 1], "{loops:?}");
+    Ok(())
 }

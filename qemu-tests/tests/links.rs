@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use zstrap_qemu_tests::boot::{BOUND, expect_payload};
+use zstrap_qemu_tests::boot::{BOUND, expect_payload, expect_refusal_by};
 use zstrap_qemu_tests::dhcp::Script;
 use zstrap_qemu_tests::http::{FaultServer, Place};
 use zstrap_qemu_tests::lab::{Lab, elsewhere};
@@ -250,6 +250,15 @@ fn refuses_network_settings_that_say_nothing() -> Result<()> {
     vm.assert_line("] fail: rebooting in 1s")?;
     vm.assert_never("] fail: retry ")?;
     vm.assert_never("] network: lease ")
+}
+
+/// The server has an IPv4 address: an IPv6 router was waited for, for all of the 90 s, though none could have helped.
+#[test]
+fn refuses_at_once_what_cannot_lead_to_a_server() -> Result<()> {
+    let scene = Scene::new("links-auto6")?;
+    let vm = expect_refusal_by(scene.machine()?.append("zstrap.net=auto6"), "network", "no-lease", BOUND)?;
+    vm.assert_line("] fail: code=ZS-NET-05 ")?;
+    vm.assert_never("] network: waiting ")
 }
 
 /// Both cards lead to the server. The second is hinted at, and its lease comes later.

@@ -7,6 +7,7 @@ mod clocks;
 mod handoff;
 mod hardware;
 mod links;
+mod loops;
 mod machine;
 mod mirrors;
 mod network;
@@ -14,6 +15,7 @@ mod packed;
 mod recovers;
 mod refuses;
 mod screens;
+mod servers;
 mod supervise;
 mod tls;
 

@@ -141,7 +141,7 @@ fn takes_no_web_page_for_a_server_of_ours() -> Result<()> {
     let mirrors = mirrors("mirrors-hotspot", 1 << 20)?;
     mirrors.first.rule(Rule::always("*", Fault::Html));
     let vm = expect_payload(mirrors.scene.machine()?, BOUND)?;
-    vm.assert_line(&format!("] network: no answer server={} *longer than 64 bytes", mirrors.first.url()))?;
+    vm.assert_line(&format!("] network: no answer server={} *not a serial number", mirrors.first.url()))?;
     vm.assert_line(&format!("] network: online server={} ", mirrors.scene.server.url()))?;
     vm.assert_never("] fail:")
 }

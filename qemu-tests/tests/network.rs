@@ -410,6 +410,24 @@ fn says_that_a_router_sends_it_to_what_it_does_not_speak() -> Result<()> {
     vm.assert_never("] network: auto6 ")
 }
 
+/// While another link is tried, this one hears no router, and it was complained of anew afterwards.
+#[test]
+fn says_once_of_a_router_that_it_gives_no_address() -> Result<()> {
+    let lab = Lab::new()?;
+    let scene = Scene::at("network-ipv6-told", lab.place6())?;
+    let dnsmasq = lab.dnsmasq(&["--enable-ra", "--dhcp-range=fd00:77::50,fd00:77::60,64"])?;
+    let (near, _) = elsewhere(Script::new(3, 90).late(Duration::from_secs(2)))?;
+    let vm = scene.machine()?.nics(0).wire(&near)?.wire(&lab.segment)?.start()?;
+    let told = "] network: no address from this router link=eth1 ";
+    let first = vm.wait_line(told, BOUND)?;
+    let heard = dnsmasq.count("RTR-ADVERT");
+    let left = vm.wait_line_after(&first, "] network: left link=eth0 why=no-server", BOUND)?;
+    vm.wait_line_after(&left, "] network: waiting at-most=", BOUND)?;
+    ensure!(dnsmasq.count("RTR-ADVERT") > heard, vm.failed("the router did not speak again"));
+    ensure!(vm.find_all(told).len() == 1, vm.failed("it was said again"));
+    Ok(())
+}
+
 /// A name server without others behind it refuses to say whether there is an IPv6 address, too (dnsmasq from 2.86 on), and
 /// the resolver of libc waits five seconds for a better answer.
 #[test]

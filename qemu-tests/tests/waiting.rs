@@ -2,3 +2,4 @@
 
 mod endures;
 mod lease;
+mod watchdog;

@@ -20,6 +20,7 @@ use crate::console::status;
 use crate::loops;
 use crate::retry::Retry;
 use crate::sys::End;
+use crate::watchdog;
 
 /// Boot attempts before the reboot, unless the kernel command line says otherwise.
 const TRIES: u32 = 6;
@@ -217,10 +218,11 @@ impl Policy {
         }
     }
 
-    /// Waits before attempt `done + 1`; when all attempts are used, says so and ends this boot as `at_the_end` says.
-    pub fn wait_or_end(&self, done: u32, at_the_end: OnFailure) {
+    /// Waits before attempt `done + 1`, at least as long as servers have asked for; when all attempts are used, says so
+    /// and ends this boot as `at_the_end` says.
+    pub fn wait_or_end(&self, done: u32, asked: Duration, at_the_end: OnFailure) {
         match self.retry.pause_after(done, random()) {
-            Some(time) => pause(Next::Retry(done, self.retry.tries - 1), time),
+            Some(time) => pause(Next::Retry(done, self.retry.tries - 1), time.max(asked)),
             None => self.end(at_the_end),
         }
     }
@@ -235,6 +237,7 @@ impl Policy {
             // Nothing comes back after it, so nothing is counted.
             OnFailure::PowerOff => {
                 pause(Next::End(End::PowerOff, None), self.reboot_after);
+                watchdog::stop();
                 crate::sys::linux::end(End::PowerOff);
             }
         }
@@ -266,6 +269,7 @@ fn pause(next: Next, time: Duration) {
         Next::End(End::PowerOff | End::Halt, _) => "power off",
     };
     status::next(what, time);
+    watchdog::expect_within(time + watchdog::WORK);
     std::thread::sleep(time);
 }
 
@@ -276,6 +280,8 @@ pub fn say(next: Next, time: Duration) {
 
 /// Reboots; if even that is refused, tries again for ever, slowly, saying so each time.
 pub fn reboot() -> ! {
+    // Declared once: where the kernel refuses, the hardware may still reset the machine.
+    watchdog::expect_within(watchdog::WORK);
     loop {
         crate::sys::linux::end(End::Reboot);
         std::thread::sleep(Duration::from_secs(60));

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Code, Policy};
-use crate::console;
+use crate::{console, watchdog};
 
 /// How long the lines may take, in which consoles are opened and the firmware is asked, before the machine reboots without.
 const LONGEST_WORDS: Duration = Duration::from_secs(60);
@@ -46,6 +46,7 @@ fn stand_still() -> ! {
 }
 
 fn last_words(policy: &Policy, info: &dyn Display) -> ! {
+    watchdog::expect_within(LONGEST_WORDS + watchdog::WORK);
     // Without memory for a thread there is no bound but the kernel's patience with a console.
     let _ = thread::Builder::new().spawn(|| {
         thread::sleep(LONGEST_WORDS);
@@ -57,6 +58,7 @@ fn last_words(policy: &Policy, info: &dyn Display) -> ! {
     let (next, time) = policy.reboot();
     console::last_words(&[format!("fail: {}", next.after(time))]);
     IS_SAID.store(true, Ordering::SeqCst);
+    watchdog::expect_within(time + watchdog::WORK);
     thread::sleep(time);
     super::reboot()
 }

@@ -62,6 +62,9 @@ const FORBID: [(&str, &str); 3] = [("accept_ra", "0"), ("disable_ipv6", "1"), ("
 // rtnetlink(7): links, IPv6 addresses, IPv6 routes.
 const NEWS: u32 = 0x1 | 0x100 | 0x400;
 
+/// Routers that the operator is told of; a stranger can invent any number of them.
+const MOST_TOLD: usize = 8;
+
 /// A filter of raw ICMPv6 sockets (RFC 3542, section 3.2): a bit for each type that is *not* wanted.
 const ICMP6_FILTER: libc::c_int = 1;
 sockopt_impl!(Icmp6Filter, SetOnly, libc::IPPROTO_ICMPV6, ICMP6_FILTER, [u32; 8]);
@@ -77,8 +80,8 @@ pub struct V6 {
     look_at: Duration,
     /// Whether [`RETRANS_AT_BOOT`] may still be set.
     hurried: bool,
-    /// Whether the operator has been told that routers want what we cannot do.
-    told_managed: bool,
+    /// Routers of which the operator has been told that they want what we cannot do.
+    told: Vec<Ipv6Addr>,
     last: Option<Settings>,
 }
 
@@ -120,15 +123,24 @@ impl V6 {
             kernel: Kernel::default(),
             look_at: now,
             hurried: true,
-            told_managed: false,
+            told: Vec::new(),
             last: None,
         })
     }
 
+    /// The same after [`V6::leave`], whose answer says what the operator knows already.
+    #[must_use]
+    pub fn having_told(self, told: Vec<Ipv6Addr>) -> Self {
+        let mut v6 = self;
+        v6.told = told;
+        v6
+    }
+
     /// Takes from the link what routers gave it, so that it does not shadow the next one. After that only
-    /// [`V6::begin`] lets the kernel listen to routers again.
-    pub fn leave(self) {
+    /// [`V6::begin`] lets the kernel listen to routers again. Which routers the operator was told of is the answer.
+    pub fn leave(mut self) -> Vec<Ipv6Addr> {
         forbid(&self.link);
+        std::mem::take(&mut self.told)
     }
 
     /// What to wait for, beside [`V6::wake`]. Ask at each turn: it changes.
@@ -276,7 +288,9 @@ impl V6 {
             said.dns,
         );
         let makes_addresses = said.prefixes.iter().any(|prefix| prefix.autonomous && prefix.valid > 0);
-        if managed && !makes_addresses && !std::mem::replace(&mut self.told_managed, true) {
+        let is_news = !self.told.contains(&source) && self.told.len() < MOST_TOLD;
+        if managed && !makes_addresses && is_news {
+            self.told.push(source);
             // A sentence of its own: without it an operator would look for a fault of the cable.
             log::warn!(
                 target: "network",

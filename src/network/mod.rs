@@ -118,12 +118,19 @@ pub enum Error {
     #[error("zstrap.net= of the kernel command line")]
     Settings(#[from] NetworkError),
     /// No Ethernet link at all, or none that the settings allow.
-    #[error("no network link to use found within {}s{}{others}", .waited.as_secs(), if .others.is_empty() { "" } else { ", only " })]
+    #[error(
+        "no network link to use found within {}s{}{others}{}{cards}",
+        .waited.as_secs(),
+        if .others.is_empty() { "" } else { ", only " },
+        if .cards.is_empty() { "" } else { ", no driver for network card " },
+    )]
     NoLink {
         /// How long was waited.
         waited: Duration,
         /// Names of links that may not be used.
         others: String,
+        /// Network cards that no driver has taken.
+        cards: String,
     },
     /// Links, but none with a carrier.
     #[error("no carrier on {links} within {}s", .waited.as_secs())]
@@ -143,6 +150,9 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// Nothing that is asked for leads to a server, so nobody is asked.
+    #[error("auto6 asks for IPv6 addresses alone, and all that has to be reached has IPv4 addresses")]
+    OnlyV4,
     /// Networks, but no server behind them.
     #[error("no server answered: {}", texts(.0))]
     NoServer(Vec<Cause>),
@@ -200,6 +210,7 @@ impl Refusal for Error {
             Self::NoLink { .. } => Code::NoLink,
             Self::NoCarrier { .. } => Code::NoCarrier,
             Self::NoLease { asked, .. } => asked.code,
+            Self::OnlyV4 => Code::NothingAsked,
             Self::NoServer(causes) => most_telling(causes),
             Self::Server(ServerError::Ca(_)) => Code::BadCa,
             Self::Server(ServerError::Proxy(_)) => Code::BadProxy,
@@ -338,6 +349,9 @@ fn search(
     network: Network,
     started: Instant,
 ) -> Result<Online, Error> {
+    if matches!(network.method, Method::Auto { v4: false, v6: true }) && !wants_v6(identity) {
+        return Err(Error::OnlyV4);
+    }
     let deadline = DEADLINES[machine.network_attempts.min(DEADLINES.len() - 1)];
     machine.network_attempts += 1;
     let plan = Plan::new(network, &machine.cmdline);

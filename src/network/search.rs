@@ -6,6 +6,7 @@
 //! of every router, and an answer through another link would be taken for one through this.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,13 @@ use zstrap_wire::dhcp4::{Event, Lease};
 use super::plan::{NotMade, Plan, Role};
 use super::{Asked, Error};
 use crate::console::since_boot;
-use crate::modules::Modules;
+use crate::modules::{self, Modules};
 use crate::net::dhcp::Dhcp;
 use crate::net::links::Link;
 use crate::net::netlink;
 use crate::net::settings::{Autoconfigured, Settings};
 use crate::net::v6::{self, V6};
+use crate::watchdog;
 
 /// How long the other links get once a link has led to no server.
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
@@ -86,6 +88,8 @@ struct Watch {
     hushed: Option<Duration>,
     /// A router was heard before that, and not again yet.
     is_router_missed: bool,
+    /// Routers that were complained of before that.
+    told: Vec<Ipv6Addr>,
     tried: Option<Tried>,
     refusals: u32,
 }
@@ -134,6 +138,7 @@ impl<'a> Search<'a> {
         let now = self.started.elapsed();
         self.links.values_mut().for_each(|watch| watch.resume(now));
         while self.started.elapsed() < self.deadline {
+            watchdog::expect_within(watchdog::WORK);
             self.look_at_links();
             let now = self.started.elapsed();
             self.links.values_mut().for_each(|watch| watch.work(now));
@@ -303,7 +308,7 @@ impl<'a> Search<'a> {
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(pause.subsec_nanos()) };
         match poll(&mut fds, Some(&timeout)) {
             // Quiet: time to see whether a driver has brought new devices.
-            Ok(0) => drop(self.modules.load_for_hardware()),
+            Ok(0) if self.modules.load_for_hardware() > 0 => watchdog::arm(),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => {
                 return Err(Error::System { what: "waiting for links".to_owned(), source: errno.into() });
@@ -326,7 +331,7 @@ impl<'a> Search<'a> {
         };
         if used.is_empty() {
             let others = links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>().join(" ");
-            Error::NoLink { waited, others }
+            Error::NoLink { waited, others, cards: modules::cards_without_driver().join(" ") }
         } else if used.iter().any(|link| link.has_carrier()) {
             let asked = asked(self.plan, self.wants_v6);
             Error::NoLease { asked, links: names(&Link::has_carrier), waited }
@@ -349,6 +354,7 @@ impl Watch {
             router: None,
             hushed: None,
             is_router_missed: false,
+            told: Vec::new(),
             tried: None,
             refusals: 0,
         }
@@ -371,7 +377,7 @@ impl Watch {
     /// stand in this link's own network.
     fn hush(&mut self, now: Duration) {
         if let Some(v6) = self.v6.take() {
-            v6.leave();
+            self.told = v6.leave();
             (self.hushed, self.is_router_missed) = (Some(now), self.router.take().is_some());
         }
     }
@@ -381,13 +387,14 @@ impl Watch {
     fn resume(&mut self, now: Duration) {
         let Some(hushed) = self.hushed.take() else { return };
         self.since = if self.is_router_missed { now } else { self.since + now.saturating_sub(hushed) };
-        self.v6 = begun(&self.link.name, "IPv6", V6::begin(&self.link, now));
+        let told = std::mem::take(&mut self.told);
+        self.v6 = begun(&self.link.name, "IPv6", V6::begin(&self.link, now)).map(|v6| v6.having_told(told));
         self.is_router_missed &= self.v6.is_some();
     }
 
     fn leave_routers(&mut self) {
         match self.v6.take() {
-            Some(v6) => v6.leave(),
+            Some(v6) => drop(v6.leave()),
             None => v6::forbid(&self.link),
         }
         (self.router, self.is_router_missed) = (None, false);

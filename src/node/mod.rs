@@ -29,7 +29,7 @@ usage: zstrap-node info                 all facts of this boot, as JSON
                                         keep the network of this boot: renew
                                         the lease, follow what changes
        zstrap-node supervise [--grace SECONDS] [--log quiet|normal|debug]
-                             -- PROGRAM [ARGUMENT…]
+                             [--watchdog SECONDS] -- PROGRAM [ARGUMENT…]
                                         run PROGRAM as PID 1 does: reap,
                                         restart, pass on power-off and reboot
 ";

@@ -34,6 +34,7 @@ use zstrap_formats::config::{LogLevel, OnFailure};
 use crate::fail::{Code, Policy, random};
 use crate::retry::Retry;
 use crate::sys::{End, linux};
+use crate::watchdog::Kept;
 use crate::{console, fail, loops};
 
 /// Pauses before the program is started again. When all tries are used, the machine reboots.
@@ -92,17 +93,20 @@ struct Plan {
     program: Vec<OsString>,
     grace: Duration,
     log: LogLevel,
+    /// Seconds without life after which the hardware resets the machine.
+    watchdog: Option<u32>,
 }
 
 impl Plan {
     fn parse(args: &[OsString]) -> Option<Self> {
         let dashes = args.iter().position(|arg| arg == "--")?;
         let (options, program) = (&args[..dashes], args[dashes + 1..].to_vec());
-        let mut plan = Self { program, grace: DEFAULT_GRACE, log: LogLevel::Normal };
+        let mut plan = Self { program, grace: DEFAULT_GRACE, log: LogLevel::Normal, watchdog: None };
         for option in options.chunks(2) {
             let [name, value] = option else { return None };
             match (name.to_str()?, value.to_str()?) {
                 ("--grace", seconds) => plan.grace = Duration::from_secs(seconds.parse::<u32>().ok()?.into()),
+                ("--watchdog", seconds) => plan.watchdog = Some(seconds.parse().ok()?),
                 ("--log", level) => plan.log = level.parse().ok()?,
                 _ => return None,
             }
@@ -128,6 +132,7 @@ struct Supervisor {
     signals: SignalFd,
     /// The running program, if it is running.
     child: Option<i32>,
+    watchdog: Kept,
     /// Whether a program has stayed up, so that this boot has not failed.
     is_stable: bool,
 }
@@ -141,7 +146,8 @@ impl Supervisor {
         if let Err(error) = rustix::system::reboot(RebootCommand::CadOff) {
             log::warn!(target: "supervise", "ctrl-alt-del stays immediate: {error}");
         }
-        Ok(Self { plan, signals, child: None, is_stable: false })
+        let watchdog = Kept::new(plan.watchdog);
+        Ok(Self { plan, signals, child: None, is_stable: false, watchdog })
     }
 
     fn supervise(mut self) -> io::Result<End> {
@@ -229,9 +235,10 @@ impl Supervisor {
             if left.is_zero() || self.child != before {
                 return None;
             }
+            let pause = left.min(self.watchdog.tend());
             let timeout = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(left.subsec_nanos()),
+                tv_sec: i64::try_from(pause.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(pause.subsec_nanos()),
             };
             let mut fds = [PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
             // An interrupted or failed wait only means to look again; the deadline bounds it.
@@ -279,6 +286,7 @@ impl Supervisor {
     /// Stops everything in order. Each wait is bounded, so the machine ends even when a program will not.
     fn end(&mut self, how: End) -> End {
         log::info!(target: "supervise", "ending how={how:?} grace={}s", self.plan.grace.as_secs());
+        self.watchdog.begin_end();
         if let Some(pid) = self.child {
             if let Err(error) = ask_zinit(Path::new(ZINIT_SOCKET), ZINIT_PATIENCE) {
                 log::debug!(target: "supervise", "no zinit to ask ({error}): SIGTERM instead");
@@ -292,6 +300,7 @@ impl Supervisor {
         }
         self.end_left_over();
         log::info!(target: "supervise", "bye how={how:?}");
+        self.watchdog.end(how);
         how
     }
 
@@ -305,6 +314,7 @@ impl Supervisor {
             signal_to(-1, Signal::SIGHUP);
             let deadline = Instant::now() + patience;
             while self.reap() && Instant::now() < deadline {
+                self.watchdog.tend();
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -356,8 +366,9 @@ mod tests {
     fn a_program_stands_behind_two_dashes() {
         let simple = plan(&["--", "/sbin/x", "--grace", "7"]).expect("a plan");
         assert_eq!((simple.program.len(), simple.grace), (3, DEFAULT_GRACE));
-        let full = plan(&["--grace", "7", "--log", "quiet", "--", "/x"]).expect("a plan");
+        let full = plan(&["--grace", "7", "--watchdog", "60", "--log", "quiet", "--", "/x"]).expect("a plan");
         assert_eq!((full.grace, full.log), (Duration::from_secs(7), LogLevel::Quiet));
+        assert_eq!((simple.watchdog, full.watchdog), (None, Some(60)));
         for bad in [&["/x"][..], &["--"], &[], &["--grace", "--", "/x"], &["--grace", "x", "--", "/x"]] {
             assert_eq!(plan(bad), None, "{bad:?}");
         }

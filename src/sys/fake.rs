@@ -182,6 +182,8 @@ pub struct Site {
     pub fault: Fault,
     /// The entity tag of its blobs.
     pub etag: Option<String>,
+    /// How long it wants to be left alone.
+    wait: Option<Duration>,
     pub time: Arc<VirtualTime>,
     asked: Arc<Mutex<Vec<(String, From)>>>,
 }
@@ -204,6 +206,10 @@ impl Site {
 
     pub fn with(self, fault: Fault) -> Self {
         Self { fault, ..self }
+    }
+
+    pub fn asking_for(self, seconds: u64) -> Self {
+        Self { wait: Some(Duration::from_secs(seconds)), ..self }
     }
 
     pub fn insert(&mut self, path: &str, bytes: &[u8]) {
@@ -359,6 +365,10 @@ impl Source for Site {
             _ => Box::new(bytes),
         };
         Ok(Body { reader, offset: offset as u64, length, etag: self.etag.clone() })
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        self.wait
     }
 
     fn name(&self) -> String {

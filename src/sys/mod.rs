@@ -11,6 +11,7 @@ pub mod fake;
 pub mod linux;
 pub mod names;
 pub mod tty;
+pub mod watchdog;
 
 use std::ffi::CString;
 use std::io::{self, Write};

@@ -69,7 +69,7 @@ pub fn leave_others(services: &mut Vec<Service>) {
         services.retain_mut(|service| {
             let is_online = service.keeper.is_online();
             if !is_online {
-                service.v6.take().into_iter().for_each(V6::leave);
+                service.v6.take().into_iter().for_each(|v6| drop(v6.leave()));
             }
             is_online
         });

@@ -33,15 +33,20 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut report = Report::default();
-    // `bench network`: only what takes lines and servers that are bad on purpose.
-    if std::env::args().nth(1).as_deref() == Some("network") {
-        network::measure(&mut report)?;
+    // `bench network`: only what takes lines and servers that are bad on purpose. `bench sizes`: no machine at all.
+    let only = std::env::args().nth(1);
+    if let Some(part @ ("network" | "sizes")) = only.as_deref() {
+        if part == "network" {
+            network::measure(&mut report)?
+        } else {
+            sizes::measure(&mut report)?
+        }
         print!("{report}");
         return Ok(());
     }
     let before = host::load()?;
     let mut setup = boot::Setup::make()?;
-    sizes::measure(&setup, &mut report)?;
+    sizes::measure(&mut report)?;
     publish::measure(&mut report)?;
     boot::measure(&setup, &mut report)?;
     download::measure(&mut setup, &mut report)?;
