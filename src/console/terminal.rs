@@ -23,7 +23,7 @@ const CURSOR: &str = "/dev/vcsa1";
 /// Where our cursor waits in the last row. What others print ends in the first column.
 const WAITS_AT: u8 = 3;
 /// Everything is drawn anew this often, should a message have come just while it was drawn.
-const ANEW: Duration = Duration::from_secs(10);
+const ANEW: Duration = Duration::from_secs(60);
 /// No cursor, and no new line at the right edge.
 const BEGIN: &str = "\x1b[0m\x1b[?25l\x1b[?7l\x1b[2J";
 /// The console as the kernel made it, empty.
