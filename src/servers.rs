@@ -479,17 +479,18 @@ impl Servers {
         self.memory.change(self.name(index), |health| health.slow = Some(rate));
     }
 
-    /// A server gave a whole file that it was asked for at `begun`. What it did wrong since then still counts.
+    /// A server gave a whole good file that it was asked for at `begun`. What it did wrong since then still counts, and
+    /// nothing that it did before, not even a lie: a site that was repaired would stand behind a dead one for ever.
     pub fn succeeded(&self, index: Index, begun: Duration) {
         self.memory.change(self.name(index), |health| {
             if health.failed_at.is_none_or(|at| at < begun) {
-                *health = Health { failures: 0, failed_at: None, slow: None, busy_until: None, ..*health };
+                *health = Health { bytes: health.bytes, time: health.time, ..Health::default() };
             }
         });
     }
 
-    /// A server gave a whole file of wrong bytes: it is asked for nothing more through this network, and behind all
-    /// others later.
+    /// A server gave a whole file of wrong bytes: it is asked for nothing more through this network, and later behind
+    /// all others, until one of its files is good.
     pub fn has_lied(&self, index: Index) {
         self.mirror(index).is_out.store(true, Ordering::Relaxed);
         self.failed(index, false);
@@ -827,6 +828,23 @@ mod tests {
         assert_eq!(names(&servers), ["b", "a"]);
         servers.succeeded(a, Duration::from_secs(2));
         assert_eq!(names(&servers), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_liar_that_gives_a_good_file_in_a_later_attempt_is_one_like_the_others() {
+        let site = good("a");
+        let memory = Memory::with_time(site.time.clone());
+        let earlier = fake::mirrors_known(&[&site, &good("b")], &memory);
+        earlier.has_lied(Index(0));
+        let servers = fake::mirrors_known(&[&site, &good("b")], &memory);
+        assert_eq!(names(&servers), ["b", "a"]);
+        // It was asked before it lied.
+        servers.succeeded(Index(0), Duration::ZERO);
+        assert_eq!(names(&servers), ["b", "a"]);
+        servers.succeeded(Index(0), Duration::from_secs(1));
+        assert_eq!(names(&servers), ["a", "b"]);
+        // Through the network on which it lied it stays out.
+        assert_eq!(names(&earlier), ["b"]);
     }
 
     #[test]

@@ -53,8 +53,10 @@ pub struct Transfer<'a> {
     etag: Option<(Index, String)>,
     /// When it began, from whatever server.
     begun: Duration,
-    /// Servers that cannot help with this file: they do not have it, or have lied.
+    /// Servers that cannot help with this file: they do not have it, have lied, or used up all tries.
     useless: BTreeSet<Index>,
+    /// Servers that did not give all that was missing.
+    lost: BTreeSet<Index>,
     /// Servers that were left since the last pause.
     left: BTreeSet<Index>,
     /// The server for which another was left.
@@ -151,6 +153,7 @@ impl<'a> Transfer<'a> {
             etag: None,
             begun: shared.servers.time().now(),
             useless: BTreeSet::new(),
+            lost: BTreeSet::new(),
             left: BTreeSet::new(),
             next: None,
             alone: None,
@@ -191,6 +194,7 @@ impl<'a> Transfer<'a> {
         }
         self.best.add(Why::Lying, error);
         self.begin_anew();
+        self.lost.clear();
         self.tries = Tries::default();
     }
 
@@ -386,15 +390,22 @@ impl<'a> Transfer<'a> {
     fn lost(&mut self, server: Index, why: Why, error: Error, has_brought: bool) -> Result<(), End> {
         self.servers().failed(server, has_brought);
         self.left.insert(server);
+        self.lost.insert(server);
         let cause = Chain(&error).to_string();
         self.best.add(why, error);
         self.next = self.healthy_next();
-        if let Some(next) = self.next {
-            self.log_interrupted(Duration::ZERO, &cause);
-            self.servers().log_left(server, why, next);
-            return Ok(());
+        if self.next.is_none() {
+            if let Some(pause) = self.pause_after_try() {
+                self.log_interrupted(pause, &cause);
+                self.servers().time().pause(pause);
+                return Ok(());
+            }
+            self.next = self.next_after_all_tries();
         }
-        self.pause(server, &cause)
+        let Some(next) = self.next else { return Err(self.failed()) };
+        self.log_interrupted(Duration::ZERO, &cause);
+        self.servers().log_left(server, why, next);
+        Ok(())
     }
 
     fn healthy_next(&self) -> Option<Index> {
@@ -402,23 +413,19 @@ impl<'a> Transfer<'a> {
         if self.alone.is_some() { None } else { self.candidates().into_iter().find(is_good) }
     }
 
-    /// Waits before any server is asked again.
-    fn pause(&mut self, server: Index, cause: &str) -> Result<(), End> {
+    /// How long to wait before any server is asked again; none when all tries are used.
+    fn pause_after_try(&mut self) -> Option<Duration> {
         let done = self.tries.failed(self.length);
         self.left.clear();
-        if let Some(pause) = TRIES.pause_after(done, random()) {
-            let pause = pause.max(self.servers().wait());
-            self.log_interrupted(pause, cause);
-            self.servers().time().pause(pause);
-            return Ok(());
-        }
-        if self.alone.is_none() {
-            return Err(self.failed());
-        }
-        // Who was tried alone in vain is of no use; the next one may be.
-        self.useless.insert(server);
+        TRIES.pause_after(done, random()).map(|pause| pause.max(self.servers().wait()))
+    }
+
+    /// Those that used up the tries are of no use. One that stood behind them all that time, such as a liar of an earlier
+    /// attempt, may be: its site may be right by now, and if not, its lie says more than their silence.
+    fn next_after_all_tries(&mut self) -> Option<Index> {
+        self.useless.append(&mut self.lost);
         self.tries = Tries::default();
-        Ok(())
+        self.candidates().first().copied()
     }
 
     fn log_interrupted(&self, pause: Duration, why: &str) {
@@ -493,9 +500,11 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
     use super::*;
     use crate::fail::Refusal as _;
-    use crate::servers::Time as _;
+    use crate::servers::{Memory, Time as _};
     use crate::sys::fake::{self, Fault, Site};
 
     /// Fetches one file from servers with these faults: the reason of a refusal, and which bytes each was asked for.
@@ -642,6 +651,46 @@ mod tests {
         assert_eq!(reason, Some("sha256"));
         let (reason, sites) = fetch(&[Fault::CutOnce, Fault::FlippedEnd, Fault::Dead, Fault::Flipped]);
         assert_eq!((reason, sites[0].offsets()), (None, vec![0, 0]));
+    }
+
+    /// Fetches one file in an attempt before which the last of these servers has lied: the reason of a refusal, which
+    /// bytes each was asked for, and how many pauses there were.
+    fn fetch_after_a_lie(faults: &[Fault]) -> (Option<&'static str>, Vec<Vec<u64>>, usize) {
+        let time = Arc::new(fake::VirtualTime::default());
+        let memory = Memory::with_time(time.clone());
+        let mut sites: Vec<Site> = faults
+            .iter()
+            .zip("abcdef".chars())
+            .map(|(fault, name)| fake::mirror(&name.to_string(), *fault))
+            .collect();
+        sites.iter_mut().for_each(|site| site.time = time.clone());
+        let servers = || fake::mirrors_known(&sites.iter().collect::<Vec<_>>(), &memory);
+        let earlier = servers();
+        earlier.has_lied(*earlier.usable().last().unwrap());
+        time.pass(Duration::from_secs(1));
+        let (result, _) = fake::fetch_through(&servers(), &fake::data());
+        let reason = result.err().map(|error| error.reason());
+        (reason, sites.iter().map(Site::offsets).collect(), time.pauses().len())
+    }
+
+    #[test]
+    fn a_liar_of_an_earlier_attempt_was_never_asked_again_behind_a_dead_server() {
+        let (tries, pauses) = (vec![0; TRIES.tries as usize], TRIES.tries as usize - 1);
+        // It is still what a person has to know of.
+        assert_eq!(
+            fetch_after_a_lie(&[Fault::Dead, Fault::Flipped]),
+            (Some("sha256"), vec![tries.clone(), vec![0]], pauses)
+        );
+        // Its site was repaired meanwhile.
+        assert_eq!(fetch_after_a_lie(&[Fault::Dead, Fault::None]), (None, vec![tries, vec![0]], pauses));
+        let (reason, asked, _) = fetch_after_a_lie(&[Fault::Dead, Fault::Dead]);
+        assert_eq!((reason, asked[0].len(), asked[1].len()), (Some("io"), 6, 6));
+    }
+
+    #[test]
+    fn a_liar_is_not_asked_while_another_server_brings_something() {
+        let (reason, asked, _) = fetch_after_a_lie(&[Fault::CutAlways, Fault::Flipped]);
+        assert_eq!((reason, asked[0].len(), asked[1].len()), (None, 10, 0));
     }
 
     /// Fetches a file of ten times [`PROGRESS`]: the reason of a refusal, and the server.

@@ -195,8 +195,12 @@ pub fn servers(site: &Site) -> Servers {
 
 /// Several servers, in the time of the first.
 pub fn mirrors(sites: &[&Site]) -> Servers {
-    let memory = Memory::with_time(sites[0].time.clone());
-    Servers::of_sources(sites.iter().map(|site| Arc::new((*site).clone()) as _).collect(), &memory)
+    mirrors_known(sites, &Memory::with_time(sites[0].time.clone()))
+}
+
+/// The same, of which this is known from earlier attempts.
+pub fn mirrors_known(sites: &[&Site], memory: &Memory) -> Servers {
+    Servers::of_sources(sites.iter().map(|site| Arc::new((*site).clone()) as _).collect(), memory)
 }
 
 impl Site {
@@ -588,7 +592,12 @@ pub fn fetch_content_from(
     sites: &[&Site],
     content: &[u8],
 ) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
-    fetch_list(&mirrors(sites), vec![file_entry(b"file", ContentDigest::of(content))])
+    fetch_through(&mirrors(sites), content)
+}
+
+/// Fetches a list with one file `file` of these bytes from these servers.
+pub fn fetch_through(servers: &Servers, content: &[u8]) -> (Result<fetch::Fetched, fetch::Error>, Recorder) {
+    fetch_list(servers, vec![file_entry(b"file", ContentDigest::of(content))])
 }
 
 /// A site called `name` that has this content as a blob and as this compressed one, and says so.
