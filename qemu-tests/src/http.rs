@@ -74,7 +74,9 @@ pub enum Fault {
 impl Fault {
     /// An answer without a body, with this status and this header.
     pub fn head(status: u16, header: &str) -> Self {
-        Self::Raw(format!("HTTP/1.1 {status} Fault\r\n{header}\r\nContent-Length: 0\r\n\r\n").into_bytes())
+        let head =
+            format!("HTTP/1.1 {status} Fault\r\n{header}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        Self::Raw(head.into_bytes())
     }
 }
 

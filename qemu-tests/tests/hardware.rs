@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use zstrap_formats::name::Arch;
 use zstrap_qemu_tests::artefacts;
 use zstrap_qemu_tests::boot::{BOUND, expect_payload, expect_refusal_by};
 use zstrap_qemu_tests::site::{IMPATIENT, Scene, Tree};
@@ -24,13 +25,18 @@ macro_rules! memory {
             let scene = Scene::new(&stringify!($name).replace('_', "-"))?;
             let vm = expect_payload(scene.machine()?.memory_mib($mib), Duration::from_secs($seconds))?;
             vm.assert_never("] early: little memory")?;
-            vm.assert_line($line).map(drop)
+            let told = vm.assert_line($line)?.text;
+            let available = told.split("available=").nth(1).and_then(|text| text.split("MiB").next());
+            let available: u32 = available.context("no figure in MiB")?.parse()?;
+            // Kernel and initramfs have taken some of it.
+            assert!(available > $mib / 4 && available < $mib, "{told}");
+            Ok(())
         })*
     };
 }
 
 memory! {
-    hardware_192_mib: 192 => "] root: memory need=33MiB available=1", 60;
+    hardware_192_mib: 192 => "] root: memory need=33MiB available=", 60;
     hardware_128_mib: 128 => "] root: memory need=33MiB available=", 60;
 }
 
@@ -118,11 +124,14 @@ fn program_that_is_not_executable() -> Result<()> {
     program("not-executable", &payload, 0o644, line)
 }
 
-/// The payload with the machine of its header (`e_machine`) that of arm64.
+/// The payload with the machine of its header (`e_machine`) that of the other architecture: EM_AARCH64, EM_X86_64.
 #[test]
 fn program_of_another_architecture() -> Result<()> {
     let mut payload = std::fs::read(artefacts::payload()?)?;
-    payload[18] = 183;
+    payload[18] = match artefacts::arch() {
+        Arch::Amd64 => 183,
+        Arch::Arm64 => 62,
+    };
     program("other-arch", &payload, 0o755, "] fail: because: running /sbin/program: Exec format error")
 }
 
@@ -168,13 +177,19 @@ fn is_heard_on_a_serial_port_that_nobody_named() -> Result<()> {
     vm.assert_line("] handoff: exec /sbin/init ").map(drop)
 }
 
+/// On the serial port, on the screen in place of the picture, and in the kernel log, which this kernel prints whole.
 #[test]
-fn panic_of_the_init_is_told_and_ends_in_a_reboot() -> Result<()> {
+fn panic_of_the_init_is_told_everywhere_and_ends_in_a_reboot() -> Result<()> {
     let mut scene = Scene::new("hardware-panic")?;
     scene.server.pause();
-    let mut vm = scene.machine()?.append(IMPATIENT).before("panic:1").start()?;
+    let machine = scene.machine()?.append("ignore_loglevel zstrap.reboot_after=20").with_screen();
+    let mut vm = machine.before("panic:1").start()?;
     vm.wait_line("before: done threads=1", BOUND)?;
-    vm.wait_line("reason=panic", Duration::from_secs(10))?;
+    vm.wait_line("] fail: code=ZS-BUG-01 stage=init reason=panic", Duration::from_secs(10))?;
+    vm.wait_line("] zstrap: fail: because: panicked at", Duration::from_secs(10))?;
+    vm.wait_line("] fail: rebooting in ", Duration::from_secs(10))?;
+    vm.wait_screen(&["fail: code=ZS-BUG-01", "fail: because: panicked at"], Duration::from_secs(10))?;
+    vm.assert_line("] fail: because: panicked at")?;
     vm.expect_exit(&Reason::Reset, BOUND).map(drop)
 }
 

@@ -22,8 +22,8 @@ const BLOBS: &str = "/blobs/*";
 
 /// A small part of a file, though all of it was asked for.
 const PART: &[u8] =
-    b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\n\r\n1763";
-const GZIP: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00";
+    b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/9\r\nContent-Length: 4\r\nConnection: close\r\n\r\n1763";
+const GZIP: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\nConnection: close\r\n\r\n\x1f\x8b\x08\x00";
 
 /// More than any machine here has memory for.
 const HEADERS_WITHOUT_END: Fault = Fault::Headers { count: u64::MAX, length: 1000 };
