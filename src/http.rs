@@ -3,8 +3,9 @@
 //! In: a path of the site layout. Out: bytes that nobody has verified yet. The certificate check keeps others
 //! from watching and delaying; what may run is decided by signatures alone.
 
+use std::error::Error;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::RootCertStore;
@@ -102,6 +103,8 @@ pub enum HttpError {
         url: String,
         /// HTTP status code.
         status: u16,
+        /// How long the server wants to be left alone.
+        wait: Option<Duration>,
     },
     /// More than the limit of its kind.
     #[error("{url}: longer than {limit} bytes")]
@@ -159,6 +162,15 @@ impl HttpError {
             Self::Certificate { source, .. } => source.code(),
             Self::Transport { url, .. } if url.starts_with("file:") => Code::NoMedium,
             Self::Transport { source, .. } => code_of_transport(source),
+        }
+    }
+
+    /// How long the server wants to be left alone whose answer is the cause of this error.
+    #[must_use]
+    pub fn wait_in(error: &(dyn Error + 'static)) -> Option<Duration> {
+        match error.downcast_ref() {
+            Some(Self::Status { wait, .. }) => *wait,
+            _ => Self::wait_in(error.source()?),
         }
     }
 
@@ -349,11 +361,6 @@ pub trait Source: Send + Sync {
         None
     }
 
-    /// How long it wants to be left alone, by its last answer.
-    fn wait(&self) -> Option<Duration> {
-        None
-    }
-
     /// Its URL, for people.
     fn name(&self) -> String;
 }
@@ -363,8 +370,6 @@ pub struct Server {
     base: Url,
     agent: Agent,
     patience: Patience,
-    /// How long it wants to be left alone.
-    wait: Mutex<Option<Duration>>,
 }
 
 /// A CA or proxy in the identity that the TLS library cannot use.
@@ -403,7 +408,7 @@ impl Server {
             .max_idle_connections_per_host(CONNECTIONS)
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), EachFamily);
-        Ok(Self { base: base.clone(), agent, patience, wait: Mutex::default() })
+        Ok(Self { base: base.clone(), agent, patience })
     }
 
     /// Asks for a file whose body must be there within `body`, and all of it within `whole` if that is less.
@@ -426,7 +431,6 @@ impl Server {
         let answer = request.config().timeout_recv_body(Some(body)).timeout_global(whole).build().call();
         let response = answer.map_err(|error| HttpError::transport(url.clone(), error))?;
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = text(header::RETRY_AFTER).and_then(wait);
         if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             let source =
                 io::Error::other(format!("answered with content encoding {encoding}, expected none"));
@@ -437,7 +441,13 @@ impl Server {
             StatusCode::PARTIAL_CONTENT if from.offset == 0 => Err(HttpError::Range { url, offset: 0 }),
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             StatusCode::NOT_FOUND => Err(HttpError::NotFound { url }),
-            status => Err(HttpError::Status { url, status: status.as_u16() }),
+            status => {
+                // Of these two alone it says when to come back.
+                let is_busy =
+                    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+                let wait = text(header::RETRY_AFTER).filter(|_| is_busy).and_then(wait);
+                Err(HttpError::Status { url, status: status.as_u16(), wait })
+            }
         }
     }
 }
@@ -574,10 +584,6 @@ impl Source for Server {
         let response = request.build().call().ok()?;
         let place = response.headers().get(header::LOCATION)?.to_str().ok()?;
         Some(place.chars().take(LONGEST_PLACE).collect())
-    }
-
-    fn wait(&self) -> Option<Duration> {
-        *self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn name(&self) -> String {
@@ -719,11 +725,11 @@ mod tests {
         for bad in ["", "-1", "+1", "1.5", "soon", "Fri, 20 Nov 2026 08:00:00 GMT"] {
             assert_eq!(seconds(bad), None, "{bad}");
         }
-        let server = answering(b"HTTP/1.1 429 \r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", drop);
-        assert_eq!(server.wait(), None);
-        let refused = server.get("latest", 10);
-        assert!(matches!(refused, Err(HttpError::Status { status: 429, .. })), "{refused:?}");
-        assert_eq!(server.wait(), Some(Duration::from_secs(7)));
+        let wait_of = |answer| HttpError::wait_in(&refusal(answer)).map(|wait| wait.as_secs());
+        assert_eq!(wait_of(b"HTTP/1.1 429 \r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"), Some(7));
+        assert_eq!(wait_of(b"HTTP/1.1 503 \r\nRetry-After: 8\r\nContent-Length: 0\r\n\r\n"), Some(8));
+        assert_eq!(wait_of(b"HTTP/1.1 500 \r\nRetry-After: 9\r\nContent-Length: 0\r\n\r\n"), None);
+        assert_eq!(wait_of(b"HTTP/1.1 429 \r\nContent-Length: 0\r\n\r\n"), None);
     }
 
     /// Why there is no file in this answer.

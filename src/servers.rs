@@ -170,6 +170,12 @@ struct Health {
     busy_until: Option<Duration>,
 }
 
+impl Health {
+    fn busy_for(&self, now: Duration) -> Duration {
+        self.busy_until.map_or(Duration::ZERO, |at| at.saturating_sub(now))
+    }
+}
+
 /// How good each server was so far, by its URL. It outlives attempts; connections do not.
 #[derive(Clone)]
 pub struct Memory {
@@ -205,8 +211,7 @@ impl Memory {
     #[must_use]
     pub fn wait(&self) -> Duration {
         let now = self.time.now();
-        let left = |health: &Health| health.busy_until.map_or(Duration::ZERO, |at| at.saturating_sub(now));
-        self.health().values().map(left).min().unwrap_or_default()
+        self.health().values().map(|health| health.busy_for(now)).min().unwrap_or_default()
     }
 
     /// How far behind a server stands: liars last, then those that failed lately, the more often the further.
@@ -291,12 +296,15 @@ struct NotOurs {
     why: Why,
     cause: Cause,
     may_be_clock: bool,
+    /// How long it wants to be left alone.
+    wait: Option<Duration>,
 }
 
 impl NotOurs {
     fn of(error: &HttpError) -> Self {
         let cause = Cause { code: error.code_of_probe(), text: Chain(error).to_string() };
-        Self { why: Why::of(error), cause, may_be_clock: error.may_be_clock() }
+        let (may_be_clock, wait) = (error.may_be_clock(), HttpError::wait_in(error));
+        Self { why: Why::of(error), cause, may_be_clock, wait }
     }
 
     /// What went wrong may have done so somewhere else: a hotspot leads to a name that nobody here knows, or to a
@@ -360,7 +368,8 @@ impl Probe {
         let hint = "something other than a site answers, such as the login page of a network";
         let place = place(server, &self.path);
         let text = format!("{}/{}: not {what}: {hint}{place}", server.name(), self.path);
-        Err(NotOurs { why: Why::Lying, cause: Cause { code: Code::NotOurs, text }, may_be_clock: false })
+        let cause = Cause { code: Code::NotOurs, text };
+        Err(NotOurs { why: Why::Lying, cause, may_be_clock: false, wait: None })
     }
 }
 
@@ -420,10 +429,18 @@ impl Servers {
         &*self.mirror(index).source
     }
 
-    /// How long it is until one of them wants to be asked again.
+    /// How long it is until a server wants to be asked again.
     #[must_use]
-    pub fn wait(&self) -> Duration {
-        self.memory.wait()
+    pub fn busy_for(&self, index: Index) -> Duration {
+        self.memory.of(self.name(index)).busy_for(self.time().now())
+    }
+
+    /// Of these servers, those that may be asked now; while all of them want to be left alone, the first that may.
+    #[must_use]
+    pub fn due(&self, servers: Vec<Index>) -> Vec<Index> {
+        let busy: Vec<_> = servers.into_iter().map(|index| (self.busy_for(index), index)).collect();
+        let soonest = busy.iter().map(|(time, _)| *time).min().unwrap_or_default();
+        busy.into_iter().filter(|(time, _)| *time == soonest).map(|(_, index)| index).collect()
     }
 
     /// Its URL.
@@ -459,23 +476,23 @@ impl Servers {
         self.memory.rank(self.name(index)) == (false, 0)
     }
 
-    /// A server has failed; one that brought something before it did has failed for the first time.
-    pub fn failed(&self, index: Index, brought_something: bool) {
+    /// A server has failed; one that brought something before it did has failed for the first time. It may want to be
+    /// left alone for a while, which what comes on another connection does not shorten.
+    pub fn failed(&self, index: Index, brought_something: bool, wait: Option<Duration>) {
         let now = self.time().now();
-        let wait = self.source(index).wait();
         if let Some(wait) = wait {
             log::warn!(target: "servers", "busy server={} wait={}s", self.name(index), wait.as_secs());
         }
         self.memory.change(self.name(index), |health| {
             health.failures = if brought_something { 1 } else { health.failures.saturating_add(1) };
             health.failed_at = Some(now);
-            health.busy_until = wait.map(|wait| now.saturating_add(wait));
+            health.busy_until = health.busy_until.max(wait.map(|wait| now.saturating_add(wait)));
         });
     }
 
     /// A server is too slow: so many bytes a second.
     pub fn was_slow(&self, index: Index, rate: u64) {
-        self.failed(index, true);
+        self.failed(index, true, None);
         self.memory.change(self.name(index), |health| health.slow = Some(rate));
     }
 
@@ -493,7 +510,7 @@ impl Servers {
     /// all others, until one of its files is good.
     pub fn has_lied(&self, index: Index) {
         self.mirror(index).is_out.store(true, Ordering::Relaxed);
-        self.failed(index, false);
+        self.failed(index, false, None);
         self.memory.change(self.name(index), |health| health.has_lied = true);
     }
 
@@ -566,7 +583,7 @@ impl Servers {
     /// # Panics
     /// Without servers, which no identity is.
     pub fn ask<T, E: Refusal>(&self, mut ask: impl FnMut(&dyn Source) -> Result<T, E>) -> Result<T, E> {
-        let (order, mut best) = (self.ranked(), Best::default());
+        let (order, mut best) = (self.due(self.ranked()), Best::default());
         for (at, &index) in order.iter().enumerate() {
             let begun = self.time().now();
             let error = match ask(self.source(index)) {
@@ -577,7 +594,7 @@ impl Servers {
                 Err(error) => error,
             };
             let why = Why::of_reason(error.reason());
-            self.failed(index, false);
+            self.failed(index, false, HttpError::wait_in(&error));
             if order.len() > 1 {
                 log::warn!(target: "servers", "no good answer server={} {}", self.name(index), Chain(&error));
             }
@@ -608,10 +625,10 @@ impl Servers {
         identity: &Identity,
         meanwhile: &mut dyn FnMut(),
     ) -> Result<String, NoAnswer> {
-        let (probe, order) = (Arc::new(Probe::of(identity)), self.ranked());
+        let (probe, order) = (Arc::new(Probe::of(identity)), self.due(self.ranked()));
         let (sender, answers) = mpsc::channel();
         let mut search = Search::begin();
-        let mut nobody = NoAnswer { reasons: Vec::new(), may_be_clock: false };
+        let mut nobody = NoAnswer { reasons: self.skipped(&order), may_be_clock: false };
         loop {
             watchdog::expect_within(watchdog::WORK);
             if search.time_to_next().is_zero() {
@@ -639,6 +656,20 @@ impl Servers {
         }
     }
 
+    /// Why the others are not asked.
+    fn skipped(&self, order: &[Index]) -> Vec<Cause> {
+        let skipped = self.ranked().into_iter().filter(|index| !order.contains(index));
+        let cause = |index: Index| {
+            let (name, seconds) = (self.name(index), self.busy_for(index).as_secs());
+            log::warn!(target: "servers", "busy server={name} wait={seconds}s");
+            Cause {
+                code: Code::StatusAtFirst,
+                text: format!("{name}: wants to be left alone for another {seconds}s"),
+            }
+        };
+        skipped.map(cause).collect()
+    }
+
     fn ask_for_probe(&self, index: Index, probe: &Arc<Probe>, answers: mpsc::Sender<(Index, Answer)>) {
         let (source, probe) = (Arc::clone(&self.mirror(index).source), Arc::clone(probe));
         let answer = answers.clone();
@@ -648,13 +679,14 @@ impl Servers {
         if let Err(error) = asked {
             let text = format!("{}: no thread to ask it: {error}", self.name(index));
             let cause = Cause { code: Code::Unreachable, text };
-            let _ = answers.send((index, Err(NotOurs { why: Why::Dead, cause, may_be_clock: false })));
+            let refusal = NotOurs { why: Why::Dead, cause, may_be_clock: false, wait: None };
+            let _ = answers.send((index, Err(refusal)));
         }
     }
 
     fn lost(&self, index: Index, refusal: NotOurs, search: &mut Search, nobody: &mut NoAnswer) {
         log::warn!(target: "network", "no answer server={} {}", self.name(index), refusal.cause.text);
-        self.failed(index, false);
+        self.failed(index, false, refusal.wait);
         search.lost.push((index, refusal.why));
         nobody.may_be_clock |= refusal.may_be_clock;
         nobody.reasons.push(refusal.cause);
@@ -668,7 +700,7 @@ impl Servers {
         }
         for &index in search.open.iter().filter(|index| place(index) < place(&winner)) {
             log::warn!(target: "network", "no answer server={} yet", self.name(index));
-            self.failed(index, false);
+            self.failed(index, false, None);
             self.log_left(index, Why::Dead, winner);
         }
     }
@@ -680,6 +712,8 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::http::{Body, From};
+    use crate::retry::Retry;
+    use crate::signed;
     use crate::sys::fake::{self, Fault, Site};
 
     /// A site of the sample identity.
@@ -791,10 +825,10 @@ mod tests {
         let site = good("a");
         let servers = fake::mirrors(&[&site, &good("b"), &good("c")]);
         let index = |name: &str| servers.ranked().into_iter().find(|i| servers.name(*i) == name).unwrap();
-        servers.failed(index("a"), false);
+        servers.failed(index("a"), false, None);
         assert_eq!(names(&servers), ["b", "c", "a"]);
-        servers.failed(index("b"), false);
-        servers.failed(index("b"), false);
+        servers.failed(index("b"), false, None);
+        servers.failed(index("b"), false, None);
         assert_eq!(names(&servers), ["c", "a", "b"]);
         servers.has_lied(index("c"));
         assert_eq!(names(&servers), ["a", "b"]);
@@ -805,15 +839,63 @@ mod tests {
 
     #[test]
     fn only_when_all_servers_ask_for_a_pause_there_is_one() {
-        let (a, b) = (good("a").asking_for(60), good("b").asking_for(20));
-        let servers = fake::mirrors(&[&a, &b]);
-        servers.failed(Index(0), false);
-        servers.failed(Index(1), false);
-        assert_eq!(servers.wait(), Duration::from_secs(20));
+        let a = good("a");
+        let servers = fake::mirrors(&[&a, &good("b")]);
+        let wait = || servers.memory.wait().as_secs();
+        servers.failed(Index(0), false, Some(Duration::from_secs(60)));
+        servers.failed(Index(1), false, Some(Duration::from_secs(20)));
+        assert_eq!(wait(), 20);
         a.time.pass(Duration::from_secs(15));
-        assert_eq!(servers.wait(), Duration::from_secs(5));
+        assert_eq!(wait(), 5);
         servers.succeeded(Index(1), a.time.now());
-        assert_eq!(servers.wait(), Duration::ZERO);
+        assert_eq!(wait(), 0);
+    }
+
+    #[test]
+    fn another_answer_without_a_wait_erased_the_one_that_a_server_asked_for() {
+        let servers = fake::mirrors(&[&good("a")]);
+        servers.failed(Index(0), false, Some(Duration::from_secs(60)));
+        for _ in 1..http::CONNECTIONS {
+            servers.failed(Index(0), true, None);
+            servers.failed(Index(0), true, Some(Duration::from_secs(1)));
+            servers.succeeded(Index(0), Duration::ZERO);
+        }
+        assert_eq!(servers.busy_for(Index(0)), Duration::from_secs(60));
+    }
+
+    const ATTEMPTS: Retry = Retry { first: Duration::from_secs(1), cap: Duration::from_secs(60), tries: 20 };
+
+    fn refused(source: HttpError) -> config::Error {
+        signed::Error::Get { what: "config".to_owned(), source }.into()
+    }
+
+    /// When a busy server and a dead one are asked in nine attempts, by these two kinds of questions in turn.
+    fn asked_in_turn(ask: [fn(&Servers); 2]) -> [Vec<u64>; 2] {
+        let busy = good("a").with(Fault::Busy).asking_for(60);
+        let mut dead = good("b").with(Fault::Dead);
+        dead.time = busy.time.clone();
+        let memory = Memory::with_time(busy.time.clone());
+        for (attempt, ask) in (1..=9).zip(ask.into_iter().cycle()) {
+            ask(&fake::mirrors_known(&[&busy, &dead], &memory));
+            busy.time.pause(ATTEMPTS.pause_after(attempt, 0).unwrap().max(memory.wait()));
+        }
+        [busy, dead].map(|site| site.gets().iter().map(Duration::as_secs).collect())
+    }
+
+    #[test]
+    fn a_busy_server_was_asked_before_its_time_when_another_was_dead() {
+        let search = |servers: &Servers| {
+            let none = servers.first_answer(&fake::identity()).unwrap_err();
+            assert_eq!(none.reasons.len(), 2);
+        };
+        let get = |servers: &Servers| {
+            servers.ask(|server| server.get("latest", 10).map_err(refused)).unwrap_err();
+        };
+        for ask in [[search as fn(&Servers), get], [get as fn(&Servers), search]] {
+            let [busy, dead] = asked_in_turn(ask);
+            assert_eq!(dead, [0, 1, 3, 7, 15, 31, 63, 123, 183]);
+            assert_eq!(busy, [0, 63, 123, 183]);
+        }
     }
 
     #[test]
@@ -822,7 +904,7 @@ mod tests {
         let servers = fake::mirrors(&[&site, &good("b")]);
         let a = servers.ranked()[0];
         site.time.pass(Duration::from_secs(1));
-        servers.failed(a, true);
+        servers.failed(a, true, None);
         // It was asked before that.
         servers.succeeded(a, Duration::ZERO);
         assert_eq!(names(&servers), ["b", "a"]);

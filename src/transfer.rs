@@ -211,7 +211,7 @@ impl<'a> Transfer<'a> {
             let server = match &self.open {
                 Some(open) => open.server,
                 None if self.have == self.length => return Ok(0),
-                None => self.choose()?,
+                None => self.choose_in_time()?,
             };
             let has_begun_anew = match self.open {
                 Some(_) => Ok(false),
@@ -242,11 +242,22 @@ impl<'a> Transfer<'a> {
         Err(self.failed())
     }
 
-    /// Servers that may help with this file, the best first.
+    /// Servers that may help with this file, the best first; those that want to be left alone only when there is nobody
+    /// else.
     fn candidates(&self) -> Vec<Index> {
         let mut candidates = self.servers().usable();
         candidates.retain(|server| !self.useless.contains(server));
-        candidates
+        self.servers().due(candidates)
+    }
+
+    /// A server, when it may be asked.
+    fn choose_in_time(&mut self) -> Result<Index, End> {
+        let server = self.choose()?;
+        let wait = self.servers().busy_for(server);
+        if !wait.is_zero() {
+            self.servers().time().pause(wait);
+        }
+        Ok(server)
     }
 
     fn choose(&mut self) -> Result<Index, End> {
@@ -388,7 +399,7 @@ impl<'a> Transfer<'a> {
     /// A server did not give all. A good one that was not asked since the last pause goes on at once; else there
     /// is a pause.
     fn lost(&mut self, server: Index, why: Why, error: Error, has_brought: bool) -> Result<(), End> {
-        self.servers().failed(server, has_brought);
+        self.servers().failed(server, has_brought, HttpError::wait_in(&error));
         self.left.insert(server);
         self.lost.insert(server);
         let cause = Chain(&error).to_string();
@@ -417,13 +428,16 @@ impl<'a> Transfer<'a> {
     fn pause_after_try(&mut self) -> Option<Duration> {
         let done = self.tries.failed(self.length);
         self.left.clear();
-        TRIES.pause_after(done, random()).map(|pause| pause.max(self.servers().wait()))
+        let wait = self.candidates().first().map_or(Duration::ZERO, |first| self.servers().busy_for(*first));
+        TRIES.pause_after(done, random()).map(|pause| pause.max(wait))
     }
 
     /// Those that used up the tries are of no use. One that stood behind them all that time, such as a liar of an earlier
-    /// attempt, may be: its site may be right by now, and if not, its lie says more than their silence.
+    /// attempt, may be: its site may be right by now, and if not, its lie says more than their silence. So may one that
+    /// wanted to be left alone while others used them up.
     fn next_after_all_tries(&mut self) -> Option<Index> {
-        self.useless.append(&mut self.lost);
+        let lost = std::mem::take(&mut self.lost).into_iter().collect();
+        self.useless.extend(self.servers().due(lost));
         self.tries = Tries::default();
         self.candidates().first().copied()
     }
@@ -438,7 +452,7 @@ impl<'a> Transfer<'a> {
         if why == Why::Lying {
             self.servers().has_lied(server);
         } else {
-            self.servers().failed(server, false);
+            self.servers().failed(server, false, None);
         }
         self.useless.insert(server);
         self.log_refused(server, why, &error);
@@ -560,6 +574,25 @@ mod tests {
         let a = busy();
         assert!(fake::fetch_from(&[&a]).0.is_err());
         assert_eq!(a.time.pauses(), [Duration::from_secs(30); TRIES.tries as usize - 1]);
+    }
+
+    #[test]
+    fn a_busy_server_was_asked_before_its_time_when_another_was_dead() {
+        let a = fake::mirror("a", Fault::BusyOnce).asking_for(60);
+        let mut b = fake::mirror("b", Fault::Dead);
+        b.time = a.time.clone();
+        assert!(fake::fetch_from(&[&a, &b]).0.is_ok());
+        assert_eq!(a.asked_at(), [0, 60].map(Duration::from_secs));
+        let pauses = a.time.pauses();
+        assert_eq!((b.asked_at().len(), pauses.len()), (TRIES.tries as usize, TRIES.tries as usize));
+        for (done, pause) in (1..TRIES.tries).zip(pauses) {
+            assert!(pause <= TRIES.pause_after(done, 0).unwrap(), "{pause:?}");
+        }
+        let a = fake::mirror("a", Fault::Busy).asking_for(60);
+        b.time = a.time.clone();
+        assert!(fake::fetch_from(&[&a, &b]).0.is_err());
+        assert!(a.asked_at().windows(2).all(|two| two[1] - two[0] >= Duration::from_secs(60)));
+        assert_eq!(a.asked_at().len(), 1 + TRIES.tries as usize);
     }
 
     #[test]

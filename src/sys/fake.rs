@@ -123,6 +123,8 @@ pub enum Fault {
     Missing,
     /// A status of 503.
     Busy,
+    /// The same, to the first request for a blob.
+    BusyOnce,
     /// No answer at all.
     Dead,
     /// The first connection breaks after half of the bytes.
@@ -186,6 +188,9 @@ pub struct Site {
     wait: Option<Duration>,
     pub time: Arc<VirtualTime>,
     asked: Arc<Mutex<Vec<(String, From)>>>,
+    /// When blobs, and other files, were asked for.
+    opens: Arc<Mutex<Vec<Duration>>>,
+    gets: Arc<Mutex<Vec<Duration>>>,
 }
 
 /// The one server of an identity.
@@ -262,6 +267,20 @@ impl Site {
         self.asked.lock().expect("no test panics here").iter().map(|(_, from)| from.clone()).collect()
     }
 
+    /// When its blobs were asked for.
+    pub fn asked_at(&self) -> Vec<Duration> {
+        self.opens.lock().expect("no test panics here").clone()
+    }
+
+    /// When its other files were asked for.
+    pub fn gets(&self) -> Vec<Duration> {
+        self.gets.lock().expect("no test panics here").clone()
+    }
+
+    fn busy(&self, path: &str) -> HttpError {
+        HttpError::Status { url: path.to_owned(), status: 503, wait: self.wait }
+    }
+
     /// From which bytes on which kind of its blobs were asked for: true for compressed ones.
     pub fn kinds(&self) -> Vec<(bool, u64)> {
         let asked = self.asked.lock().expect("no test panics here");
@@ -291,9 +310,10 @@ pub fn comment(kind: &str, arch: &str) -> String {
 
 impl Source for Site {
     fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, HttpError> {
+        self.gets.lock().expect("no test panics here").push(self.time.now());
         match self.fault {
             Fault::Dead => return Err(Self::dead(path)),
-            Fault::Busy => return Err(HttpError::Status { url: path.to_owned(), status: 503 }),
+            Fault::Busy => return Err(self.busy(path)),
             _ => {}
         }
         let bytes = self.files.get(path).cloned().ok_or_else(|| Self::missing(path))?;
@@ -314,6 +334,7 @@ impl Source for Site {
             asked.push((path.to_owned(), from.clone()));
             asked.len()
         };
+        self.opens.lock().expect("no test panics here").push(self.time.now());
         let first = count == 1;
         let whole = self.files.get(path).cloned().ok_or_else(|| Self::missing(path))?;
         let ignores_ranges = matches!(self.fault, Fault::NoRanges | Fault::CutAnywhereNoRanges)
@@ -326,10 +347,11 @@ impl Source for Site {
         let broken = |kind: io::ErrorKind| Box::new(Broken(kind)) as Box<dyn Read + Send>;
         let mut end = whole.len();
         match self.fault {
-            Fault::None | Fault::WrongMd5 | Fault::NoRanges => {}
+            Fault::BusyOnce if first => return Err(self.busy(path)),
+            Fault::None | Fault::WrongMd5 | Fault::NoRanges | Fault::BusyOnce => {}
             Fault::Missing => return Err(Self::missing(path)),
             Fault::Dead => return Err(Self::dead(path)),
-            Fault::Busy => return Err(HttpError::Status { url: path.to_owned(), status: 503 }),
+            Fault::Busy => return Err(self.busy(path)),
             Fault::WrongRange if offset > 0 => {
                 return Err(HttpError::Range { url: path.to_owned(), offset: from.offset });
             }
@@ -369,10 +391,6 @@ impl Source for Site {
             _ => Box::new(bytes),
         };
         Ok(Body { reader, offset: offset as u64, length, etag: self.etag.clone() })
-    }
-
-    fn wait(&self) -> Option<Duration> {
-        self.wait
     }
 
     fn name(&self) -> String {
