@@ -89,7 +89,7 @@ qemu-amd64 qemu-waiting: NOT_CORE := $(if $(ALL),--include-ignored)
 qemu-busy:
 	@$(MAKE) -j1 qemu-amd64 qemu-arm64
 qemu-waiting:
-	cargo test -p zstrap-qemu-tests --test waiting -- --test-threads=4 $(NOT_CORE)
+	cargo test -p zstrap-qemu-tests --test waiting -- --test-threads=6 $(NOT_CORE)
 qemu-amd64:
 	cargo test -p zstrap-qemu-tests --lib --bins --test machines -- --test-threads=3 $(NOT_CORE)
 
