@@ -34,7 +34,12 @@ fn good_boot(folder: &Path) -> Result<()> {
     let scene = scene()?;
     let (blob, size) = scene.blob(BUNDLE, "./srv/data")?;
     scene.server.rule(Rule::always(&format!("/{blob}"), Fault::Trickle(size / 12)));
-    picture(scene.machine()?, &["► fetch", "   6 s left"], BOUND, &folder.join("boot.png"))
+    picture(
+        scene.machine()?,
+        &["► fetch     the files                  6 s"],
+        BOUND,
+        &folder.join("boot.png"),
+    )
 }
 
 fn changed_file(folder: &Path) -> Result<()> {
