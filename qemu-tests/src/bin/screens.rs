@@ -65,7 +65,7 @@ fn no_cable(folder: &Path) -> Result<()> {
 fn scene() -> Result<Scene> {
     let mut scene = Scene::new("screens")?;
     let tree = Tree::payload()?;
-    tree.file("srv/data", &noise(38 << 20), 0o644)?;
+    tree.file("srv/data", &noise(2_400_000), 0o644)?;
     scene.publish(&tree, BUNDLE)?;
     let config =
         json!({ "version": 1, "description": DESCRIPTION, "bundle": BUNDLE, "exec": ["/sbin/init"] });
