@@ -266,15 +266,15 @@ mod tests {
 
     #[test]
     fn cards_that_no_driver_has_taken_are_named() {
-        let bus = tempfile::tempdir().unwrap();
+        let bus = tempfile::tempdir().expect("a scratch folder");
         let device = |name: &str, class: &str, has_driver: bool| {
             let folder = bus.path().join(name);
-            fs::create_dir(&folder).unwrap();
+            fs::create_dir(&folder).expect("a scratch folder");
             for (file, text) in [("class", class), ("vendor", "0x8086\n"), ("device", "0x100e\n")] {
-                fs::write(folder.join(file), text).unwrap();
+                fs::write(folder.join(file), text).expect("a scratch folder");
             }
             if has_driver {
-                fs::create_dir(folder.join("driver")).unwrap();
+                fs::create_dir(folder.join("driver")).expect("a scratch folder");
             }
         };
         device("0000:00:01.0", "0x030000\n", false);

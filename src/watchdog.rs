@@ -149,7 +149,7 @@ impl Dog {
         let path = found.path();
         let failed = |error| format!("io device={path} {error}");
         let device = device::open(&path).map_err(failed)?;
-        // Sysfs tells this since Linux 6.3 only. Without it, closing stops it, also at an exec: it can't be handed over.
+        // Kernels such as 6.1 do not tell this in sysfs. Without it, closing stops it, also at an exec: it can't be handed over.
         if device.options().map_err(failed)? & MAGIC_CLOSE == 0 {
             return Err(format!("no-magic-close device={path}"));
         }
@@ -254,7 +254,8 @@ fn spawn_feeder() -> io::Result<()> {
 /// Feeds, if signs of life come as they should. How long until the next meal is the answer.
 fn meal(is_said: &mut bool) -> Duration {
     let mut dog = dog();
-    let Some(dog_there) = dog.as_mut() else { return LOOK };
+    // Soon there may be one, and hardware with little time.
+    let Some(dog_there) = dog.as_mut() else { return Duration::from_secs(1) };
     let (every, timeout) = (dog_there.every(), dog_there.timeout);
     let overdue = EXPECTED.overdue(since_boot());
     if overdue.is_none() {

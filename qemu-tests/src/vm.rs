@@ -115,6 +115,7 @@ pub struct VmBuilder {
     wires: Vec<PathBuf>,
     unplugged: Vec<String>,
     before: Vec<String>,
+    is_silent: bool,
     arguments: Vec<String>,
 }
 
@@ -137,6 +138,7 @@ impl VmBuilder {
             wires: Vec::new(),
             unplugged: Vec::new(),
             before: Vec::new(),
+            is_silent: false,
             arguments: Vec::new(),
         }
     }
@@ -148,13 +150,20 @@ impl VmBuilder {
         self
     }
 
-    /// Takes all consoles off the kernel command line: nothing that runs in this machine is heard.
+    /// Takes all consoles off the kernel command line: the kernel is not heard on the serial port any more.
     #[must_use]
     pub fn without_consoles(mut self) -> Self {
         let is_other = |word: &&str| !word.starts_with("console=");
         for words in &mut self.append {
             *words = words.split(' ').filter(is_other).collect::<Vec<_>>().join(" ");
         }
+        self
+    }
+
+    /// Takes the serial port out: nothing that runs in this machine is heard.
+    #[must_use]
+    pub fn without_serial(mut self) -> Self {
+        self.is_silent = true;
         self
     }
 
@@ -275,11 +284,11 @@ impl VmBuilder {
     }
 
     fn qemu_arguments(&self, socket: &Path) -> Vec<String> {
-        let fixed =
-            ["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-S", "-serial", "stdio"];
+        let fixed = ["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-S"];
         let mut arguments: Vec<String> =
             self.platform.machine.iter().chain(&fixed).map(|&argument| argument.to_owned()).collect();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+        add("-serial", if self.is_silent { "none" } else { "stdio" }.to_owned());
         add("-m", self.memory.to_string());
         add("-kernel", self.kernel.display().to_string());
         add("-initrd", self.initrd.display().to_string());

@@ -150,11 +150,22 @@ fn boots_without_a_console_node() -> Result<()> {
 #[test]
 fn boots_without_any_console() -> Result<()> {
     let scene = Scene::new("hardware-no-console")?;
-    let machine = scene.machine()?.without_consoles();
+    let machine = scene.machine()?.without_consoles().without_serial();
     let mut vm = machine.before("no-console").before("closed-descriptors").start()?;
     vm.expect_exit(&Reason::PowerOff, BOUND)?;
-    // The serial port is there, though nobody named it.
-    vm.assert_line("] handoff: ").map(drop)
+    assert!(vm.console().is_empty(), "{:?}", vm.console());
+    // It was the program of the bundle that switched the power off.
+    assert!(!scene.server.requests_for("/blobs/*").is_empty(), "no file was asked for");
+    Ok(())
+}
+
+/// Nobody has named a console, but there is a serial port.
+#[test]
+fn is_heard_on_a_serial_port_that_nobody_named() -> Result<()> {
+    let scene = Scene::new("hardware-unnamed-console")?;
+    let mut vm = scene.machine()?.without_consoles().before("no-console").start()?;
+    vm.expect_exit(&Reason::PowerOff, BOUND)?;
+    vm.assert_line("] handoff: exec /sbin/init ").map(drop)
 }
 
 #[test]
