@@ -452,7 +452,7 @@ mod tests {
         ("clock/https.rs", 1, "Clock::hear_https"),
         ("clock/ntp.rs", 1, "Clock::hear_ntp"),
         ("console/mod.rs", 1, "a thread beside, that draws"),
-        ("console/ports.rs", 2, "a second for a line, half a one for the last, within WORK"),
+        ("console/ports.rs", 2, "a second for a line, five for the last of all, within WORK"),
         ("fail/mod.rs", 2, "pause; reboot, which declares once"),
         ("fail/panic.rs", 3, "last_words; those that stand still meanwhile declare nothing"),
         ("fetch.rs", 1, "the threads that are waited for declare their own waits"),
