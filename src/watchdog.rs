@@ -298,6 +298,8 @@ pub fn hand_over(seconds: Option<u64>, supervise: bool) {
             there.feed();
             let (path, timeout) = (there.found.path(), there.timeout);
             let feeder = if supervise { "the supervisor feeds it" } else { "the program must feed it" };
+            // Where another thread panics, a log line is the end of this one, and feeding must go on.
+            drop(dog);
             log::info!(target: "watchdog", "handed over device={path} timeout={timeout}s: {feeder}");
         }
     }
