@@ -274,6 +274,26 @@ mod tests {
         assert_eq!(with_hardware(usb, "ttyUSB"), [""; 0]);
     }
 
+    /// What belongs to nobody else, a new pseudoterminal, stands for a serial port.
+    #[test]
+    fn a_port_gets_its_settings_back() {
+        let settings = |port: &Port| {
+            let now = tcgetattr(port.file()).unwrap();
+            (now.local_modes, now.control_modes, now.input_modes, now.output_modes, now.output_speed())
+        };
+        let untouched = settings(&Port::open("ptmx").unwrap());
+        let mut named = Port::open("ptmx").unwrap();
+        named.take();
+        for mut port in [named, Port::open_serial("ptmx").unwrap()] {
+            for _ in 0..2 {
+                assert_ne!(settings(&port), untouched);
+                port.leave(Instant::now() + PATIENCE);
+                assert_eq!(settings(&port), untouched);
+                port.take();
+            }
+        }
+    }
+
     /// A pipe that nobody reads is what a serial port is whose far end has stopped.
     #[test]
     fn a_dead_port_cost_a_second_for_each_line() {
