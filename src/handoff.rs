@@ -108,10 +108,7 @@ pub fn to_program(
 ) -> Failure {
     let failed = |error| Failure::of(Stage::Handoff, error);
     match prepare(system, machine, fetched, config, (facts, handover)) {
-        Ok(program) => {
-            console::hand_over();
-            failed(leave(system, &program, config)).and_final()
-        }
+        Ok(program) => failed(leave(system, &program, config)).and_final(),
         Err(error) => failed(error),
     }
 }
@@ -152,7 +149,10 @@ fn leave(system: &dyn System, program: &Program, config: &Config) -> Error {
     let is_last = program.path.as_bytes() != SUPERVISOR.as_bytes();
     let failed_before = is_last.then(loops::succeeded);
     watchdog::hand_over(config.watchdog, config.supervise);
+    // The last act: what is logged after it reaches no console.
+    console::hand_over();
     let source = system.exec(program);
+    console::take_back();
     watchdog::take_back();
     failed_before.into_iter().for_each(loops::take_back);
     Error::Exec { path: program.path.to_string_lossy().into_owned(), source }

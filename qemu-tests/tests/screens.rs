@@ -128,6 +128,31 @@ fn a_failure_shows_its_code_its_sentence_and_a_countdown() -> Result<()> {
     Ok(())
 }
 
+/// It happens where all consoles are left to the program already: they are taken back.
+#[test]
+fn a_program_that_does_not_run_has_a_picture_too() -> Result<()> {
+    const CODE: [&str; 5] = [
+        "██████    ████          ████    ██  ██  ██    ██          ██████  ██████",
+        "    ██  ██              ██  ██  ██  ██  ████  ██          ██  ██      ██",
+        "  ██      ██    ██████  ████    ██  ██  ██  ████  ██████  ██  ██  ██████",
+        "██          ██          ██  ██  ██  ██  ██    ██          ██  ██  ██",
+        "██████  ████            ██  ██  ██████  ██    ██          ██████  ██████",
+    ];
+    let mut scene = Scene::new("screens-no-exec")?;
+    let tree = Tree::small()?;
+    tree.file("start.txt", b"a text that is no program\n", 0o755)?;
+    scene.publish(&tree, "text")?;
+    scene.add_config("text", &json!({ "version": 1, "bundle": "text", "exec": ["/start.txt"] }))?;
+    let machine = scene.machine()?.append("zstrap.reboot_after=90");
+    let mut vm = machine.with_screen().start()?;
+    let rows = vm.wait_screen(&["reboot in", "try: ", "stage handoff", "Exec format error"], BOUND)?;
+    shows(&vm, &rows, &CODE)?;
+    vm.assert_line("] fail: code=ZS-RUN-02 ")?;
+    let countdown = rows.iter().find(|row| row.contains("reboot in")).context("no countdown")?;
+    wait_gone(&mut vm, countdown, Duration::from_secs(30))?;
+    vm.wait_screen(&["reboot in"], Duration::from_secs(20)).map(drop)
+}
+
 #[test]
 fn a_key_turns_the_picture_into_lines_and_back() -> Result<()> {
     let scene = slow("screens-key")?;
@@ -194,7 +219,7 @@ fn a_serial_port_that_nobody_named_has_the_lines() -> Result<()> {
 }
 
 /// Nobody reads what comes out of it: each line cost a second, and the handoff half a minute more, the kernel's own
-/// patience with the last lines.
+/// patience with the last lines. It is the same whether somebody has named the port or not, and whatever is logged last.
 #[test]
 fn a_dead_serial_port_does_not_hold_up_the_boot() -> Result<()> {
     let scene = Scene::new("screens-dead-port")?;
@@ -208,16 +233,18 @@ fn a_dead_serial_port_does_not_hold_up_the_boot() -> Result<()> {
     let mut full = OpenOptions::new().read(true).write(true).custom_flags(flags).open(out)?;
     while full.write(&[b'x'; 4096]).is_ok() {}
     let port = format!("pipe:{}", folder.path().join("port").display());
-    for level in ["normal", "debug"] {
-        let machine = scene.machine()?.append(&format!("zstrap.log={level}")).arguments(&["-serial", &port]);
+    // The kernel itself has much patience with its console, so it is to say little.
+    for words in ["zstrap.log=normal", "zstrap.log=debug", "console=ttyS1 console=ttyS0 quiet"] {
+        let machine = scene.generic_machine()?.watchdog().append(words).arguments(&["-serial", &port]);
         let vm = expect_payload(machine, BOUND)?;
+        vm.assert_line("] watchdog: stopped ")?;
         let (begun, left) = (vm.assert_line(DONE[0])?, vm.assert_line("] handoff: ")?);
         let end = vm.assert_line("payload: end")?;
         let (boot, exec) = (left.at.saturating_sub(begun.at), end.at.saturating_sub(left.at));
         let limit = patience(Duration::from_secs(20));
         ensure!(
             boot < limit && exec < limit,
-            vm.failed(&format!("{level}: boot {boot:?}, handoff {exec:?}"))
+            vm.failed(&format!("{words}: boot {boot:?}, handoff {exec:?}"))
         );
     }
     let (blob, _) = scene.blob(SMALL, "./sbin/init")?;

@@ -1,10 +1,10 @@
 //! Letters made of blocks, to be read from two metres.
 //!
-//! In: text. Out: lines of full and half blocks. A letter is three dots wide and five high; what has none is a
-//! question mark. Pure: what it looks like is a matter of the page that it stands on.
+//! In: text. Out: lines of full and half blocks. A letter is three dots wide and five high, an N four wide; what has
+//! none is a question mark. Pure: what it looks like is a matter of the page that it stands on.
 
 /// Five rows of three dots, an octal digit each. Small letters are capitals.
-const GLYPHS: [(u8, u16); 49] = [
+const GLYPHS: [(u8, u16); 48] = [
     (b' ', 0o00000),
     (b'A', 0o25755),
     (b'B', 0o65656),
@@ -19,7 +19,6 @@ const GLYPHS: [(u8, u16); 49] = [
     (b'K', 0o55655),
     (b'L', 0o44447),
     (b'M', 0o57755),
-    (b'N', 0o65555),
     (b'O', 0o25552),
     (b'P', 0o65644),
     (b'Q', 0o25573),
@@ -56,16 +55,18 @@ const GLYPHS: [(u8, u16); 49] = [
     (b'+', 0o02720),
 ];
 const UNKNOWN: u16 = 0o71202;
-/// Dots of a letter, and of a letter with the gap behind it.
+/// Five rows of four dots: in three, it is a small one.
+const N: u32 = 0x9_db99;
+/// Dots of a letter from left to right.
 const WIDTH: usize = 3;
-const STEP: usize = 4;
 /// Rows of dots.
 const HEIGHT: usize = 5;
 
 /// How many columns a text takes whose dots are this many columns wide.
 #[must_use]
 pub fn width(text: &str, dot: usize) -> usize {
-    (text.chars().count() * STEP).saturating_sub(1) * dot
+    let dots: usize = text.chars().map(|letter| glyph(letter).0 + 1).sum();
+    dots.saturating_sub(1) * dot
 }
 
 /// The text with dots `2 * size` columns wide and `size` rows high: about square on every console.
@@ -90,12 +91,24 @@ pub fn small(text: &str) -> Vec<String> {
     (0..HEIGHT).step_by(2).map(|y| (0..width(text, 1)).map(|x| cell(x, y)).collect()).collect()
 }
 
-fn is_set(text: &str, x: usize, y: usize) -> bool {
-    let Some(letter) = text.chars().nth(x / STEP) else { return false };
-    let (x, capital) = (x % STEP, letter.to_ascii_uppercase());
+/// How wide a letter is, and its dots.
+fn glyph(letter: char) -> (usize, u32) {
+    let capital = letter.to_ascii_uppercase();
+    if capital == 'N' {
+        return (WIDTH + 1, N);
+    }
     let known = GLYPHS.iter().find(|(ascii, _)| char::from(*ascii) == capital);
-    let dots = known.map_or(UNKNOWN, |(_, dots)| *dots);
-    x < WIDTH && y < HEIGHT && dots >> ((HEIGHT - 1 - y) * WIDTH) & (0b100 >> x) != 0
+    (WIDTH, known.map_or(UNKNOWN, |(_, dots)| *dots).into())
+}
+
+fn is_set(text: &str, mut x: usize, y: usize) -> bool {
+    for (width, dots) in text.chars().map(glyph) {
+        if x <= width {
+            return x < width && y < HEIGHT && dots >> ((HEIGHT - 1 - y) * width + width - 1 - x) & 1 != 0;
+        }
+        x -= width + 1;
+    }
+    false
 }
 
 #[cfg(test)]
@@ -111,6 +124,7 @@ mod tests {
         assert_eq!(small("t1"), ["▀█▀ ▄█ ", " █   █ ", " ▀  ▀▀▀"]);
         assert_eq!(large("1", 2).len(), 10);
         assert_eq!(large("1", 2)[0].chars().count(), width("1", 4));
+        assert_eq!(small("n1"), ["█▄ █ ▄█ ", "█ ▀█  █ ", "▀  ▀ ▀▀▀"]);
     }
 
     #[test]

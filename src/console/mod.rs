@@ -18,7 +18,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::time::{ClockId, clock_gettime};
@@ -30,7 +30,7 @@ use ports::Port;
 pub use status::stage_begins;
 use terminal::Terminal;
 
-use crate::fail::panic::stop_if_panicked;
+use crate::fail::panic::{is_ending, stop_if_panicked};
 
 const KERNEL_LOG: &str = "/dev/kmsg";
 /// Without this, the kernel drops all but ten lines in five seconds.
@@ -39,6 +39,8 @@ const KERNEL_LOG_LIMIT: &str = "/proc/sys/kernel/printk_devkmsg";
 const MAX_LINE: usize = 900;
 /// How often the screen is drawn, and keys are looked for.
 const TURN: Duration = Duration::from_millis(250);
+/// How long the last lines have to get out of all ports: at 9600 baud four full kilobytes take this.
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// How many lines a person is shown who asks for them; a screen has hardly more.
 const KEPT_LINES: usize = 120;
 
@@ -64,7 +66,10 @@ pub fn start_boot(level: LogLevel) {
     // Small: the pictures are on the heap.
     let watch = thread::Builder::new().stack_size(128 * 1024).spawn(watch);
     match watch {
-        Ok(_) => set_level(level),
+        Ok(_) => {
+            CONSOLES.lock().terminal.iter_mut().for_each(|terminal| terminal.is_drawn = true);
+            set_level(level);
+        }
         Err(error) => log::warn!(target: "early", "no screen: {error}"),
     }
 }
@@ -77,13 +82,26 @@ pub fn set_level(level: LogLevel) {
     terminal.iter_mut().for_each(|terminal| terminal.follow(*level, lines));
 }
 
-/// Leaves every console to who comes after us, as the kernel made it, with the newest lines on the first one.
+/// Leaves every console to who comes after us, as the kernel made it, with the newest lines on the first one. Nothing is
+/// written there afterwards: the kernel would wait for it when it runs the next program, with nobody to feed a watchdog.
 pub fn hand_over() {
     let mut outputs = CONSOLES.lock();
+    stop_if_panicked();
     outputs.is_over = true;
     let Outputs { terminal, ports, lines, level, .. } = &mut *outputs;
     terminal.iter_mut().for_each(|terminal| terminal.leave(*level, lines));
-    ports.iter_mut().for_each(Port::leave);
+    let until = Instant::now() + LAST_LINES;
+    ports.iter_mut().for_each(|port| port.leave(until));
+    stop_if_panicked();
+}
+
+/// Nobody has come after us: every console shows again what it showed before [`hand_over`].
+pub fn take_back() {
+    let mut outputs = CONSOLES.lock();
+    outputs.is_over = false;
+    let Outputs { terminal, ports, .. } = &mut *outputs;
+    terminal.iter_mut().for_each(Terminal::take_back);
+    ports.iter_mut().for_each(Port::take);
 }
 
 /// Says lines of a thread that panics. Whatever the log holds or has come to, all is opened anew, and no lock is taken.
@@ -126,13 +144,11 @@ fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// Draws and looks for keys until the handoff.
+/// Draws and looks for keys until another program runs.
 fn watch() {
-    let mut is_over = false;
-    while !is_over {
+    loop {
         thread::sleep(TURN);
-        stop_if_panicked();
-        is_over = CONSOLES.lock().turn();
+        CONSOLES.lock().turn();
     }
 }
 
@@ -155,6 +171,7 @@ struct Outputs {
     kernel: Option<File>,
     file: Option<BootLog>,
     lines: Lines,
+    /// The consoles are left to others.
     is_over: bool,
 }
 
@@ -172,7 +189,7 @@ impl Outputs {
     fn open_for_boot(&mut self) {
         self.open_consoles();
         self.terminal.iter_mut().for_each(Terminal::take_keys);
-        self.ports.iter_mut().for_each(Port::take_keys);
+        self.ports.iter_mut().for_each(Port::take);
         self.file = BootLog::create(BOOT_LOG).ok();
     }
 
@@ -187,27 +204,24 @@ impl Outputs {
         self.ports.extend(serial.iter().filter_map(|name| Port::open_serial(name)));
     }
 
-    /// One turn of who draws; whether it was the last.
-    fn turn(&mut self) -> bool {
+    /// One turn of who draws.
+    fn turn(&mut self) {
+        // What is drawn now would hide what a panic says.
+        stop_if_panicked();
         let Self { terminal, lines, ports, is_over, .. } = self;
-        if !*is_over {
-            terminal.iter_mut().for_each(|terminal| terminal.turn(since_boot(), lines));
-            for port in ports.iter_mut().filter_map(|port| port.was_pressed().then_some(port)) {
-                port.chosen = port.chosen.map_or(Some(LevelFilter::Debug), |_| None);
-            }
+        if *is_over {
+            return;
         }
-        *is_over
+        terminal.iter_mut().for_each(|terminal| terminal.turn(since_boot(), lines));
+        for port in ports.iter_mut().filter_map(|port| port.was_pressed().then_some(port)) {
+            port.chosen = port.chosen.map_or(Some(LevelFilter::Debug), |_| None);
+        }
     }
 
     fn write(&mut self, level: Level, text: &str) {
         let line = format!("[{:8.3}] {text}\r\n", since_boot().as_secs_f64());
-        for port in &mut self.ports {
-            if level <= port.chosen.unwrap_or(self.level) {
-                port.write(line.as_bytes());
-            }
-        }
-        if let Some(terminal) = &mut self.terminal {
-            terminal.line(&line, level, self.level);
+        if !self.is_over {
+            self.show(level, &line);
         }
         if let Some(kernel) = &mut self.kernel {
             // As debug messages of a user program: the kernel must not print them on the consoles again.
@@ -218,6 +232,17 @@ impl Outputs {
             self.file = None;
         }
         self.lines.push(level, line);
+    }
+
+    fn show(&mut self, level: Level, line: &str) {
+        for port in &mut self.ports {
+            if level <= port.chosen.unwrap_or(self.level) {
+                port.write(line.as_bytes());
+            }
+        }
+        if let Some(terminal) = &mut self.terminal {
+            terminal.line(line, level, self.level);
+        }
     }
 }
 
@@ -252,7 +277,8 @@ impl Log for Consoles {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
+        // Who ends a boot that has panicked may hold the lock itself.
+        if !self.enabled(record.metadata()) || is_ending() {
             return;
         }
         let text = one_line(&format!("{}: {}", record.target(), record.args()));
@@ -264,11 +290,15 @@ impl Log for Consoles {
 
 /// Control characters of foreign text must not move the cursor or forge a line.
 fn one_line(text: &str) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let clean = without_controls(text);
     match clean.char_indices().find(|(at, c)| at + c.len_utf8() > MAX_LINE) {
         Some((at, _)) => format!("{}…", &clean[..at]),
         None => clean,
     }
+}
+
+fn without_controls(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

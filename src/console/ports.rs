@@ -32,8 +32,8 @@ const MAX_SERIAL: usize = 8;
 const SPEED: u32 = 115_200;
 /// How long one port may hold up the boot, all lines together.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long the last lines of a port have to get out: its end must not take what the kernel would wait, 30 s.
-const LAST_LINES: Duration = Duration::from_millis(500);
+/// Where nothing gets out for this long, nothing will: a FIFO of 64 bytes takes 67 ms at 9600 baud.
+const STUCK: Duration = Duration::from_millis(200);
 
 /// The names of the kernel's consoles.
 #[must_use]
@@ -81,10 +81,10 @@ pub struct Port {
     patience: Duration,
     /// The last line is not whole.
     is_torn: bool,
-    /// Its settings as they were.
+    /// Its settings as they were before ours.
     before: Option<Termios>,
-    /// Nobody but us has it open: it ends with us.
-    is_ours: bool,
+    /// Nobody has named it: it has no settings, and what hangs on it may be no person.
+    is_unnamed: bool,
     /// What a person has chosen here, over the level of all.
     pub chosen: Option<LevelFilter>,
 }
@@ -101,7 +101,7 @@ impl Port {
             patience: PATIENCE,
             is_torn: false,
             before: None,
-            is_ours: false,
+            is_unnamed: false,
             chosen: None,
         })
     }
@@ -109,32 +109,19 @@ impl Port {
     /// Opens a serial port that is no console of the kernel, and sets it as one.
     #[must_use]
     pub fn open_serial(name: &str) -> Option<Self> {
-        let mut port = Self::open(name)?;
-        let mut settings = tcgetattr(&port.file).ok()?;
-        settings.make_raw();
-        settings.control_modes.remove(
-            ControlModes::PARENB | ControlModes::CSTOPB | ControlModes::CRTSCTS | ControlModes::HUPCL,
-        );
-        settings.control_modes.insert(ControlModes::CS8 | ControlModes::CLOCAL | ControlModes::CREAD);
-        settings.set_speed(SPEED).ok()?;
-        tcsetattr(&port.file, OptionalActions::Now, &settings).ok()?;
-        port.is_ours = true;
-        Some(port)
+        let mut port = Self { is_unnamed: true, ..Self::open(name)? };
+        port.take();
+        port.before.is_some().then_some(port)
     }
 
-    /// Has keys come one by one and without an echo. A console that refuses has no keys, and what hangs on a port that
-    /// nobody named may be no person.
-    pub fn take_keys(&mut self) {
-        if self.is_ours {
-            return;
-        }
+    /// Sets it as we need it, until [`Port::leave`].
+    pub fn take(&mut self) {
         let Ok(before) = tcgetattr(&self.file) else { return };
-        let mut settings = before.clone();
-        settings
-            .local_modes
-            .remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN);
-        settings.input_modes.remove(InputModes::IXON);
-        if tcsetattr(&self.file, OptionalActions::Now, &settings).is_ok() {
+        let settings =
+            if self.is_unnamed { for_lines(before.clone()) } else { Some(for_keys(before.clone())) };
+        let is_set = settings.is_some_and(|new| tcsetattr(&self.file, OptionalActions::Now, &new).is_ok());
+        // Taken twice, what it had before is still that of the first time.
+        if is_set && self.before.is_none() {
             self.before = Some(before);
         }
     }
@@ -142,7 +129,7 @@ impl Port {
     /// Whether keys were pressed since the last time.
     pub fn was_pressed(&mut self) -> bool {
         let mut keys = [0; 64];
-        self.before.is_some() && matches!(self.file.read(&mut keys), Ok(1..))
+        !self.is_unnamed && self.before.is_some() && matches!(self.file.read(&mut keys), Ok(1..))
     }
 
     /// The device, for who draws on it.
@@ -193,36 +180,64 @@ impl Port {
         has_room
     }
 
-    /// Leaves the port to who comes after us, as it was.
-    pub fn leave(&mut self) {
-        if let Some(before) = self.before.take() {
-            // A console that is gone needs no settings.
-            let _ = tcsetattr(&self.file, OptionalActions::Now, &before);
+    /// Leaves the port to who comes after us, as it was. What has not got out until then is lost, but for the console
+    /// that the next program has, too.
+    pub fn leave(&mut self, until: Instant) {
+        if !self.stays_open() {
+            self.send_last_lines(until);
         }
-        if self.is_ours {
-            self.send_last_lines();
-        }
+        let Some(before) = self.before.take() else { return };
+        // What is in the FIFO goes at its own speed. It is not waited for where more is to come.
+        let is_empty = self.unsent() == 0;
+        let when = if is_empty { OptionalActions::Drain } else { OptionalActions::Now };
+        // A console that is gone needs no settings.
+        let _ = tcsetattr(&self.file, when, &before);
     }
 
-    /// The last of a port is the kernel's to wait for, half a minute where nobody reads: so what cannot go out soon is
-    /// thrown away.
-    fn send_last_lines(&self) {
-        let begun = Instant::now();
-        let mut left = usize::MAX;
-        while begun.elapsed() < LAST_LINES {
-            let unsent = tty::unsent(&self.file).unwrap_or(0);
+    /// Whether the next program inherits it, so that it does not end with us.
+    fn stays_open(&self) -> bool {
+        let ours = tty::number(&self.file);
+        ours.is_ok_and(|ours| tty::number(std::io::stdout()).is_ok_and(|inherited| inherited == ours))
+    }
+
+    /// Where a port ends with us, its last lines are the kernel's to wait for, half a minute where nobody reads: so what
+    /// cannot go out soon is thrown away.
+    fn send_last_lines(&self, until: Instant) {
+        let (mut left, mut moved) = (usize::MAX, Instant::now());
+        while Instant::now() < until && moved.elapsed() < STUCK {
+            let unsent = self.unsent();
             if unsent == 0 {
                 return;
             }
-            // It moves by the length of its FIFO, 1.4 ms for 16 bytes.
-            if unsent == left {
-                break;
+            if unsent != left {
+                (left, moved) = (unsent, Instant::now());
             }
-            left = unsent;
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(10));
         }
         let _ = tcflush(&self.file, QueueSelector::OFlush);
     }
+
+    fn unsent(&self) -> usize {
+        tty::unsent(&self.file).unwrap_or(0)
+    }
+}
+
+/// Keys come one by one and without an echo.
+fn for_keys(mut settings: Termios) -> Termios {
+    let echo = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG | LocalModes::IEXTEN;
+    settings.local_modes.remove(echo);
+    settings.input_modes.remove(InputModes::IXON);
+    settings
+}
+
+/// As a console of the kernel. At its end no modem hangs up.
+fn for_lines(mut settings: Termios) -> Option<Termios> {
+    let other = ControlModes::PARENB | ControlModes::CSTOPB | ControlModes::CRTSCTS | ControlModes::HUPCL;
+    settings.make_raw();
+    settings.control_modes.remove(other);
+    settings.control_modes.insert(ControlModes::CS8 | ControlModes::CLOCAL | ControlModes::CREAD);
+    settings.set_speed(SPEED).ok()?;
+    Some(settings)
 }
 
 fn open(path: &Path) -> Option<File> {
@@ -257,6 +272,26 @@ mod tests {
         assert_eq!(with_hardware(arm, "ttyAMA"), ["ttyAMA0"]);
         let usb = "usbserinfo:1.0 driver:2.0\n0: module:ftdi_sio name:\"FTDI\" vendor:0403 product:6001\n";
         assert_eq!(with_hardware(usb, "ttyUSB"), [""; 0]);
+    }
+
+    /// What belongs to nobody else, a new pseudoterminal, stands for a serial port.
+    #[test]
+    fn a_port_gets_its_settings_back() {
+        let settings = |port: &Port| {
+            let now = tcgetattr(port.file()).unwrap();
+            (now.local_modes, now.control_modes, now.input_modes, now.output_modes, now.output_speed())
+        };
+        let untouched = settings(&Port::open("ptmx").unwrap());
+        let mut named = Port::open("ptmx").unwrap();
+        named.take();
+        for mut port in [named, Port::open_serial("ptmx").unwrap()] {
+            for _ in 0..2 {
+                assert_ne!(settings(&port), untouched);
+                port.leave(Instant::now() + PATIENCE);
+                assert_eq!(settings(&port), untouched);
+                port.take();
+            }
+        }
     }
 
     /// A pipe that nobody reads is what a serial port is whose far end has stopped.

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::letters;
 use super::status::{Bytes, STAGES, Status, Trouble};
+use super::{letters, without_controls};
 
 /// What a stage brings, beside its name.
 const BRINGS: [&str; STAGES.len()] = [
@@ -119,7 +119,8 @@ impl Line {
         let (mut row, mut column) = (String::new(), 0);
         for (start, paint, text) in &self.0 {
             let gap = (left + start).saturating_sub(column).min(columns - column);
-            let text = cut(text, columns - column - gap);
+            // What servers, media and the kernel say is in here: it may draw nothing of its own.
+            let text = without_controls(&cut(text, columns - column - gap));
             row.push_str(&" ".repeat(gap));
             column += gap + text.chars().count();
             row.push_str(&format!("\x1b[{}m{text}\x1b[0m", paint.code()));
@@ -174,7 +175,11 @@ impl Page {
             wrap(text, self.width, lines).into_iter().for_each(|line| self.add(Line::of(paint, line)));
             return;
         }
-        for line in wrap(text, (self.width + 1) / letters::width(" ", 1).next_multiple_of(4), lines) {
+        // The widest lines of which none is too wide: letters differ.
+        let most = (self.width + 1) / (letters::width(" ", 1) + 1);
+        let fits = |line: &String| letters::width(line, 1) <= self.width;
+        let wrapped = (1..=most).rev().map(|columns| wrap(text, columns, lines));
+        for line in wrapped.into_iter().find(|lines| lines.iter().all(fits)).unwrap_or_default() {
             letters::small(&line).into_iter().for_each(|row| self.add(Line::of(paint, row)));
             self.blank();
         }
@@ -482,6 +487,32 @@ mod tests {
             code(size).iter().for_each(|row| has(&drawn(&status, columns, rows), row));
         }
         letters::small("no lease").iter().for_each(|row| has(&drawn(&status, 240, 67), row.trim_end()));
+    }
+
+    #[test]
+    fn no_text_of_others_moves_the_cursor() {
+        let evil = || "a\x1b[2Jb\u{9b}2Jc\r\n\x07".to_owned();
+        let trouble = Trouble { code: evil(), sentence: evil(), advice: evil() };
+        let good = Status {
+            description: evil(),
+            identity: evil(),
+            facts: vec![("link", evil()), ("address", evil())],
+            ..status()
+        };
+        let bad = Status { failure: Some(trouble), ..good.clone() };
+        for (status, (columns, rows)) in
+            [good, bad].iter().flat_map(|s| [(80, 25), (40, 12), (240, 67)].map(|z| (s, z)))
+        {
+            let newest = evil();
+            let view = View { status, rate: None, newest: &newest, now: Duration::ZERO, columns, rows };
+            let text = super::rows(&view).concat();
+            let parts: Vec<&str> = text.split("\x1b[").collect();
+            let is_color = |part: &&str| {
+                part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+            };
+            assert!(parts[1..].iter().all(is_color), "{text:?}");
+            assert!(!text.replace("\x1b[", "").contains(char::is_control), "{text:?}");
+        }
     }
 
     /// Nothing may be cut or wrap, least of all because a console is small.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::LevelFilter;
 use rustix::termios::tcgetwinsize;
@@ -39,6 +39,8 @@ pub struct Terminal {
     port: Port,
     cursor: Option<File>,
     is_screen: bool,
+    /// Somebody takes turns; without, there is no screen.
+    pub is_drawn: bool,
     /// A person has chosen what it shows.
     is_chosen: bool,
     drawn: Vec<String>,
@@ -54,31 +56,45 @@ impl Terminal {
         let port = Port::open(NAME)?;
         // What is no terminal has no size.
         tcgetwinsize(port.file()).ok()?;
+        Some(Self::on(port))
+    }
+
+    fn on(port: Port) -> Self {
         let cursor = File::open(CURSOR).ok();
         let (drawn, meter) = (Vec::new(), VecDeque::new());
-        let (is_screen, is_chosen, size, drawn_anew) = (false, false, (0, 0), Duration::ZERO);
-        Some(Self { port, cursor, is_screen, is_chosen, drawn, size, drawn_anew, meter })
+        let (is_screen, is_drawn, is_chosen, size, drawn_anew) =
+            (false, false, false, (0, 0), Duration::ZERO);
+        Self { port, cursor, is_screen, is_drawn, is_chosen, drawn, size, drawn_anew, meter }
     }
 
     /// Shows what belongs to this level, unless a person has chosen.
     pub fn follow(&mut self, level: LevelFilter, lines: &Lines) {
         let is_screen = level < LevelFilter::Debug;
-        if !self.is_chosen && self.is_screen != is_screen {
+        if self.is_drawn && !self.is_chosen && self.is_screen != is_screen {
             self.turn_to(is_screen, level, lines);
         }
     }
 
     /// Has keys come here.
     pub fn take_keys(&mut self) {
-        self.port.take_keys();
+        self.port.take();
     }
 
-    /// Shows lines from now on, beginning with the newest so far, and leaves the console to who comes after us.
+    /// Shows the newest lines, and leaves the console to who comes after us.
     pub fn leave(&mut self, level: LevelFilter, lines: &Lines) {
         if self.is_screen {
-            self.turn_to(false, level, lines);
+            self.show_lines(level, lines);
         }
-        self.port.leave();
+        // It takes lines at once.
+        self.port.leave(Instant::now());
+    }
+
+    /// Nobody has come after us: all is as before [`Terminal::leave`].
+    pub fn take_back(&mut self) {
+        self.port.take();
+        if self.is_screen {
+            self.show_screen();
+        }
     }
 
     /// Takes away what another terminal of this program may have drawn.
@@ -116,12 +132,20 @@ impl Terminal {
 
     fn turn_to(&mut self, is_screen: bool, level: LevelFilter, lines: &Lines) {
         self.is_screen = is_screen;
-        IS_DRAWN.store(is_screen, Ordering::Relaxed);
-        self.drawn.clear();
-        if is_screen {
-            self.port.write(BEGIN.as_bytes());
-            return;
+        match is_screen {
+            true => self.show_screen(),
+            false => self.show_lines(level, lines),
         }
+    }
+
+    fn show_screen(&mut self) {
+        IS_DRAWN.store(true, Ordering::Relaxed);
+        self.drawn.clear();
+        self.port.write(BEGIN.as_bytes());
+    }
+
+    fn show_lines(&mut self, level: LevelFilter, lines: &Lines) {
+        IS_DRAWN.store(false, Ordering::Relaxed);
         self.port.write(END.as_bytes());
         self.look();
         let rows = self.size.0.saturating_sub(2);
@@ -178,5 +202,39 @@ impl Terminal {
         let time = ended.saturating_sub(*begun);
         let bytes = last.saturating_sub(*first) as f64;
         (time >= Duration::from_secs(1)).then(|| (bytes / time.as_secs_f64()) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Read as _;
+
+    use super::*;
+
+    /// A picture that nobody draws is an empty console.
+    #[test]
+    fn without_who_draws_lines_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("terminal");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let mut terminal = Terminal::on(Port::open(path.to_str().unwrap()).unwrap());
+        let lines = Lines(VecDeque::new());
+        let shown = |terminal: &Terminal| {
+            let mut bytes = [0; 256];
+            let count = terminal.port.file().read(&mut bytes).unwrap_or(0);
+            String::from_utf8(bytes[..count].to_vec()).unwrap()
+        };
+        terminal.follow(LevelFilter::Info, &lines);
+        terminal.line("a line", log::Level::Info, LevelFilter::Info);
+        assert_eq!(shown(&terminal), "a line");
+        terminal.is_drawn = true;
+        terminal.follow(LevelFilter::Info, &lines);
+        terminal.line("a line", log::Level::Info, LevelFilter::Info);
+        assert_eq!(shown(&terminal), BEGIN);
+        // Handed over and taken back, it is what it was.
+        terminal.leave(LevelFilter::Info, &lines);
+        terminal.take_back();
+        assert_eq!(shown(&terminal), format!("{END}{BEGIN}"));
     }
 }

@@ -229,6 +229,8 @@ impl Policy {
 
     /// Leaves a person time to read, then ends this boot.
     pub fn end(&self, how: OnFailure) -> ! {
+        // It counts this boot itself.
+        panic::stop_if_panicked();
         match how {
             OnFailure::Reboot => {
                 let (next, time) = self.reboot();

@@ -5,6 +5,7 @@
 //! without a bound. Failure: when even this panics, the standard library aborts, and a PID 1 that has ended is a panic
 //! of the kernel, which reboots after the time that `early` has set; when this gets stuck, a thread of its own reboots.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -21,10 +22,16 @@ const NOT_DONE: &str = "the boot ends here; nothing more of it is done";
 /// Whether a thread has panicked. The first one says it and reboots; all others stand still.
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
+thread_local! {
+    /// Whether this thread is to end the boot.
+    static ENDS: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Has every panic from here on end in a reboot.
 pub fn set_hook(policy: Policy) {
     std::panic::set_hook(Box::new(move |info| {
         if !PANICKED.swap(true, Ordering::SeqCst) {
+            ENDS.set(true);
             last_words(&policy, info);
         }
         stand_still()
@@ -33,9 +40,12 @@ pub fn set_hook(policy: Policy) {
 
 /// Where nobody must pass while another thread panics: what it was doing may be half done.
 pub fn stop_if_panicked() {
-    if PANICKED.load(Ordering::SeqCst) {
-        stand_still()
-    }
+    is_ending();
+}
+
+/// Whether this thread ends a boot that has panicked. Any other stands still here when one has.
+pub fn is_ending() -> bool {
+    PANICKED.load(Ordering::SeqCst) && (ENDS.get() || stand_still())
 }
 
 /// Until the panicking thread has rebooted.
@@ -49,6 +59,7 @@ fn last_words(policy: &Policy, info: &dyn Display) -> ! {
     watchdog::expect_within(LONGEST_WORDS + watchdog::WORK);
     // Without memory for a thread there is no bound but the kernel's patience with a console.
     let _ = thread::Builder::new().spawn(|| {
+        ENDS.set(true);
         thread::sleep(LONGEST_WORDS);
         if !IS_SAID.load(Ordering::SeqCst) {
             super::reboot();

@@ -34,7 +34,12 @@ fn good_boot(folder: &Path) -> Result<()> {
     let scene = scene()?;
     let (blob, size) = scene.blob(BUNDLE, "./srv/data")?;
     scene.server.rule(Rule::always(&format!("/{blob}"), Fault::Trickle(size / 12)));
-    picture(scene.machine()?, &["► fetch", "   6 s left"], BOUND, &folder.join("boot.png"))
+    picture(
+        scene.machine()?,
+        &["► fetch     the files                  6 s"],
+        BOUND,
+        &folder.join("boot.png"),
+    )
 }
 
 fn changed_file(folder: &Path) -> Result<()> {
@@ -60,7 +65,7 @@ fn no_cable(folder: &Path) -> Result<()> {
 fn scene() -> Result<Scene> {
     let mut scene = Scene::new("screens")?;
     let tree = Tree::payload()?;
-    tree.file("srv/data", &noise(38 << 20), 0o644)?;
+    tree.file("srv/data", &noise(2_400_000), 0o644)?;
     scene.publish(&tree, BUNDLE)?;
     let config =
         json!({ "version": 1, "description": DESCRIPTION, "bundle": BUNDLE, "exec": ["/sbin/init"] });
