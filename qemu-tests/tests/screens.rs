@@ -98,11 +98,11 @@ fn messages_of_the_kernel_do_not_spoil_the_picture_and_its_panic_is_seen() -> Re
 #[test]
 fn a_failure_shows_its_code_its_sentence_and_a_countdown() -> Result<()> {
     const CODE: [&str; 5] = [
-        "██████    ████            ████  ██████    ████          ██████  ██  ██",
-        "    ██  ██              ██        ██    ██              ██  ██  ██  ██",
-        "  ██      ██    ██████    ██      ██    ██  ██  ██████  ██  ██  ██████",
-        "██          ██              ██    ██    ██  ██          ██  ██      ██",
-        "██████  ████            ████    ██████    ████          ██████      ██",
+        "██████    ████          ████  ██████    ████        ██████  ██  ██",
+        "    ██  ██            ██        ██    ██            ██  ██  ██  ██",
+        "  ██      ██    ████    ██      ██    ██  ██  ████  ██  ██  ██████",
+        "██          ██            ██    ██    ██  ██        ██  ██      ██",
+        "██████  ████          ████    ██████    ████        ██████      ██",
     ];
     let scene = Scene::new("screens-failure")?;
     scene.server.rule(Rule::always("/bundles/*.mtree", Fault::FlipByte(40)));
@@ -132,11 +132,11 @@ fn a_failure_shows_its_code_its_sentence_and_a_countdown() -> Result<()> {
 #[test]
 fn a_program_that_does_not_run_has_a_picture_too() -> Result<()> {
     const CODE: [&str; 5] = [
-        "██████    ████          ████    ██  ██  ██    ██          ██████  ██████",
-        "    ██  ██              ██  ██  ██  ██  ████  ██          ██  ██      ██",
-        "  ██      ██    ██████  ████    ██  ██  ██  ████  ██████  ██  ██  ██████",
-        "██          ██          ██  ██  ██  ██  ██    ██          ██  ██  ██",
-        "██████  ████            ██  ██  ██████  ██    ██          ██████  ██████",
+        "██████    ████        ████    ██  ██  ██    ██        ██████  ██████",
+        "    ██  ██            ██  ██  ██  ██  ████  ██        ██  ██      ██",
+        "  ██      ██    ████  ████    ██  ██  ██  ████  ████  ██  ██  ██████",
+        "██          ██        ██  ██  ██  ██  ██    ██        ██  ██  ██",
+        "██████  ████          ██  ██  ██████  ██    ██        ██████  ██████",
     ];
     let mut scene = Scene::new("screens-no-exec")?;
     let tree = Tree::small()?;

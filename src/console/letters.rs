@@ -1,10 +1,10 @@
 //! Letters made of blocks, to be read from two metres.
 //!
-//! In: text. Out: lines of full and half blocks. A letter is three dots wide and five high, an N four wide; what has
-//! none is a question mark. Pure: what it looks like is a matter of the page that it stands on.
+//! In: text. Out: lines of full and half blocks. A letter is three dots wide and five high, few are more or less; what
+//! has none is a question mark. Pure: what it looks like is a matter of the page that it stands on.
 
 /// Five rows of three dots, an octal digit each. Small letters are capitals.
-const GLYPHS: [(u8, u16); 48] = [
+const GLYPHS: [(u8, u16); 46] = [
     (b' ', 0o00000),
     (b'A', 0o25755),
     (b'B', 0o65656),
@@ -18,7 +18,6 @@ const GLYPHS: [(u8, u16); 48] = [
     (b'J', 0o11152),
     (b'K', 0o55655),
     (b'L', 0o44447),
-    (b'M', 0o57755),
     (b'O', 0o25552),
     (b'P', 0o65644),
     (b'Q', 0o25573),
@@ -41,7 +40,6 @@ const GLYPHS: [(u8, u16); 48] = [
     (b'7', 0o71111),
     (b'8', 0o75757),
     (b'9', 0o75717),
-    (b'-', 0o00700),
     (b'.', 0o00002),
     (b',', 0o00024),
     (b':', 0o02020),
@@ -55,8 +53,13 @@ const GLYPHS: [(u8, u16); 48] = [
     (b'+', 0o02720),
 ];
 const UNKNOWN: u16 = 0o71202;
-/// Five rows of four dots: in three, it is a small one.
-const N: u32 = 0x9_db99;
+/// Those of another width, and their rows. In three dots an M is an H, and an N a small one; with a short hyphen a code
+/// with two M fits a line of 80 columns.
+const OTHERS: [(u8, usize, u32); 3] = [
+    (b'M', 5, 0b10001_11011_10101_10001_10001),
+    (b'N', 4, 0b1001_1101_1011_1001_1001),
+    (b'-', 2, 0b00_00_11_00_00),
+];
 /// Dots of a letter from left to right.
 const WIDTH: usize = 3;
 /// Rows of dots.
@@ -94,8 +97,8 @@ pub fn small(text: &str) -> Vec<String> {
 /// How wide a letter is, and its dots.
 fn glyph(letter: char) -> (usize, u32) {
     let capital = letter.to_ascii_uppercase();
-    if capital == 'N' {
-        return (WIDTH + 1, N);
+    if let Some((_, width, dots)) = OTHERS.iter().find(|(ascii, ..)| char::from(*ascii) == capital) {
+        return (*width, *dots);
     }
     let known = GLYPHS.iter().find(|(ascii, _)| char::from(*ascii) == capital);
     (WIDTH, known.map_or(UNKNOWN, |(_, dots)| *dots).into())
@@ -125,6 +128,13 @@ mod tests {
         assert_eq!(large("1", 2).len(), 10);
         assert_eq!(large("1", 2)[0].chars().count(), width("1", 4));
         assert_eq!(small("n1"), ["█▄ █ ▄█ ", "█ ▀█  █ ", "▀  ▀ ▀▀▀"]);
+    }
+
+    #[test]
+    fn the_m_of_a_code_was_taken_for_an_h() {
+        assert_eq!(small("m"), ["█▄ ▄█", "█ ▀ █", "▀   ▀"]);
+        // Two columns of a screen are its margin.
+        assert!(width("ZS-MEM-01", 2) <= 76);
     }
 
     #[test]
