@@ -147,14 +147,16 @@ fn leave(system: &dyn System, program: &Program, config: &Config) -> Error {
     fail::panic::stop_if_panicked();
     // The supervisor sees whether the program stays up.
     let is_last = program.path.as_bytes() != SUPERVISOR.as_bytes();
-    let failed_before = is_last.then(loops::succeeded);
+    if is_last {
+        loops::succeeded(loops::PATIENCE);
+    }
     watchdog::hand_over(config.watchdog, config.supervise);
     // The last act: what is logged after it reaches no console.
     console::hand_over();
     let source = system.exec(program);
     console::take_back();
     watchdog::take_back();
-    failed_before.into_iter().for_each(loops::take_back);
+    loops::take_back();
     Error::Exec { path: program.path.to_string_lossy().into_owned(), source }
 }
 

@@ -1,9 +1,12 @@
 //! How many boots in a row have failed, where the machine can remember it: in a variable of its EFI firmware.
 //!
 //! In: what the firmware has kept. Out: the number of this failure, for the pause before the reboot. It is written when
-//! a boot has failed, and deleted when one has not, so a machine that boots never writes. The firmware is asked in a
-//! thread: a slow one costs the boot nothing. Failure: none. Without EFI, or with a firmware that refuses, nobody
-//! counts, and the pause stays what it is.
+//! a boot has failed, and deleted when one has not, so a machine that boots never writes. Failure: none. Without EFI, or
+//! with a firmware that refuses, nobody counts, and the pause stays what it is.
+//!
+//! The firmware is called in one thread, and nobody waits for that longer than [`PATIENCE`]. Only exec does: the kernel
+//! ends all other threads first, and none of them within a call of the firmware. One that never answers costs the
+//! handoff, until a watchdog resets the machine.
 //!
 //! Nobody has signed what stands there. It is a number and nothing else, and all it can do is to lengthen a pause, up to
 //! the cap of `fail`. Other memories that the kernel offers are not used: efi-pstore lies in the same variables and is
@@ -11,9 +14,9 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::modules::Modules;
@@ -21,8 +24,8 @@ use crate::sys::efi;
 
 /// What the kernel has where the firmware is EFI.
 const EFI: &str = "/sys/firmware/efi";
-/// How long the firmware may take to say what it has kept. It has had all the time of the boot until then.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the firmware may take to write or delete; to say what it has kept, it has had all the time of the boot.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 /// Nothing is counted beyond it: a flash memory bears no write each ten minutes for years.
 const MOST: u32 = 99;
@@ -51,7 +54,8 @@ pub trait Store: Send {
 /// A store, and what it had kept.
 struct Count<S> {
     store: S,
-    failed: u32,
+    /// How many boots failed before this one.
+    before: u32,
     /// Whether something stands there, be it a number or not.
     is_kept: bool,
 }
@@ -59,32 +63,56 @@ struct Count<S> {
 impl<S: Store> Count<S> {
     fn read(store: S) -> Self {
         let kept = store.read();
-        let failed = kept.as_deref().map_or(0, number);
+        let before = kept.as_deref().map_or(0, number);
         // What cannot be read may be there all the same.
         let is_kept = !kept.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        Self { store, failed, is_kept }
+        Self { store, before, is_kept }
     }
 
-    /// One more boot has failed; how many that makes, if the firmware has taken it. Nothing is logged: the log may be
-    /// what a panicking thread holds.
-    fn failed(&mut self) -> Option<u32> {
-        let failed = (self.failed + 1).min(MOST);
-        if failed > self.failed {
+    /// One more boot has failed after so many; how many that makes, if the firmware has taken it. Nothing is logged: the
+    /// log may be what a panicking thread holds.
+    fn failed(&mut self, before: u32) -> Option<u32> {
+        let failed = (before + 1).min(MOST);
+        if !self.is_kept || failed != self.before {
             self.store.write(&failed.to_le_bytes()).ok()?;
-            (self.failed, self.is_kept) = (failed, true);
+            self.is_kept = true;
         }
         Some(failed)
     }
 
-    /// This boot has not failed; how many had before it.
-    fn succeeded(&mut self) -> u32 {
+    /// This boot has not failed.
+    fn succeeded(&mut self) {
         if self.is_kept {
             match self.store.delete() {
                 Ok(()) => self.is_kept = false,
                 Err(error) => log::debug!(target: "handoff", "boot loops stay counted: {error}"),
             }
         }
-        std::mem::take(&mut self.failed)
+    }
+
+    /// Does what is wished, again and again.
+    fn serve(mut self, desk: &Desk) -> ! {
+        let mut done = NOTHING;
+        loop {
+            let wish = desk.wish.load(Ordering::SeqCst);
+            if wish == done {
+                // What is wished meanwhile ends it at once.
+                thread::park();
+                continue;
+            }
+            let failed = match wish {
+                FAILED => self.failed(self.before),
+                FAILED_LATER => self.failed(0),
+                SUCCEEDED => {
+                    self.succeeded();
+                    None
+                }
+                _ => None,
+            };
+            desk.failed.store(failed.unwrap_or(0), Ordering::SeqCst);
+            desk.done.store(wish, Ordering::SeqCst);
+            done = wish;
+        }
     }
 }
 
@@ -93,10 +121,73 @@ fn number(bytes: &[u8]) -> u32 {
     bytes.try_into().map_or(0, u32::from_le_bytes).min(MOST)
 }
 
-/// The firmware's count, once it has been read.
-static COUNT: Mutex<Option<Count<efi::Variable>>> = Mutex::new(None);
-/// How many threads are still reading it.
-static READING: AtomicU32 = AtomicU32::new(0);
+/// What this boot has come to, as far as the firmware is to know it.
+const NOTHING: u32 = 0;
+const SUCCEEDED: u32 = 1;
+const FAILED: u32 = 2;
+/// It had succeeded before.
+const FAILED_LATER: u32 = 3;
+/// There is nobody who could do it.
+const NOBODY: u32 = 4;
+
+/// Between the firmware's thread and all others. No locks: a thread that panics comes here, too.
+struct Desk {
+    thread: OnceLock<Thread>,
+    /// What is to be done, and what is done. What comes too late to be seen is done all the same.
+    wish: AtomicU32,
+    done: AtomicU32,
+    /// How many boots have failed; 0 where that is not kept.
+    failed: AtomicU32,
+}
+
+static DESK: Desk = Desk::new();
+
+impl Desk {
+    const fn new() -> Self {
+        let [wish, done, failed] = [const { AtomicU32::new(NOTHING) }; 3];
+        Self { thread: OnceLock::new(), wish, done, failed }
+    }
+
+    /// Starts the thread in which alone the firmware is called.
+    fn open<S: Store>(&'static self, open: impl FnOnce() -> io::Result<S> + Send + 'static) {
+        let not_counted = |error| log::debug!(target: "early", "boot loops are not counted: {error}");
+        let work = move || match open() {
+            Ok(store) => Count::read(store).serve(self),
+            Err(error) => {
+                self.done.store(NOBODY, Ordering::SeqCst);
+                not_counted(error);
+            }
+        };
+        match thread::Builder::new().spawn(work) {
+            Ok(thread) => drop(self.thread.set(thread.thread().clone())),
+            Err(error) => not_counted(error),
+        }
+    }
+
+    /// Whether this was done in time.
+    fn ask(&self, wish: u32, patience: Duration) -> bool {
+        let Some(thread) = self.thread.get() else { return false };
+        let asked = Instant::now();
+        self.wish.store(wish, Ordering::SeqCst);
+        thread.unpark();
+        loop {
+            let done = self.done.load(Ordering::SeqCst);
+            if done == wish || done == NOBODY || asked.elapsed() >= patience {
+                return done == wish;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn failed(&self, patience: Duration) -> Option<u32> {
+        let wish = match self.wish.load(Ordering::SeqCst) {
+            SUCCEEDED | FAILED_LATER => FAILED_LATER,
+            _ => FAILED,
+        };
+        let failed = self.ask(wish, patience).then(|| self.failed.load(Ordering::SeqCst));
+        failed.filter(|failed| *failed > 0)
+    }
+}
 
 /// Begins to read what the firmware has kept.
 pub fn begin(modules: &mut Modules) {
@@ -108,66 +199,30 @@ pub fn begin(modules: &mut Modules) {
 
 /// The same where the driver is there already.
 pub fn begin_reading() {
-    if !Path::new(EFI).exists() {
-        return;
-    }
-    READING.fetch_add(1, Ordering::SeqCst);
-    let read = || {
-        match efi::Variable::open() {
-            Ok(variable) => {
-                let count = Count::read(variable);
-                if let Ok(mut place) = COUNT.lock() {
-                    *place = Some(count);
-                }
-            }
-            Err(error) => log::debug!(target: "early", "boot loops are not counted: {error}"),
-        }
-        READING.fetch_sub(1, Ordering::SeqCst);
-    };
-    if thread::Builder::new().spawn(read).is_err() {
-        READING.fetch_sub(1, Ordering::SeqCst);
+    if Path::new(EFI).exists() {
+        DESK.open(efi::Variable::open);
     }
 }
 
-/// The count, or none where nobody counts. It may be asked for by a thread that panics, so nothing is waited for longer
-/// than [`PATIENCE`].
-fn count() -> Option<MutexGuard<'static, Option<Count<efi::Variable>>>> {
-    let asked = Instant::now();
-    loop {
-        let is_read = READING.load(Ordering::SeqCst) == 0;
-        match COUNT.try_lock() {
-            Ok(count) if is_read => return Some(count),
-            Err(TryLockError::Poisoned(_)) => return None,
-            Ok(_) | Err(TryLockError::WouldBlock) => {}
-        }
-        if asked.elapsed() >= PATIENCE {
-            return None;
-        }
-        thread::sleep(LOOK);
-    }
-}
-
-/// This boot has failed. The how many-th in a row it is; none where nobody counts.
+/// This boot has failed. The how many-th in a row it is; none where nobody counts, or not in time.
 pub fn failed() -> Option<u32> {
-    count()?.as_mut()?.failed()
+    DESK.failed(PATIENCE)
 }
 
-/// This boot has not failed. How many had before it, for [`take_back`].
-pub fn succeeded() -> u32 {
-    count().and_then(|mut count| Some(count.as_mut()?.succeeded())).unwrap_or(0)
+/// This boot has not failed. Where this process goes on, the firmware need not be waited for.
+pub fn succeeded(patience: Duration) {
+    DESK.ask(SUCCEEDED, patience);
 }
 
-/// This boot will fail after all, and so many had before it.
-pub fn take_back(failed: u32) {
-    if let Some(count) = count().as_mut().and_then(|count| count.as_mut()) {
-        count.failed = failed;
-    }
+/// This boot will fail after all: those before it count again.
+pub fn take_back() {
+    DESK.ask(NOTHING, Duration::ZERO);
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -210,6 +265,11 @@ mod tests {
         }
     }
 
+    fn fail(flash: &Flash) -> Option<u32> {
+        let mut count = boot(flash);
+        count.failed(count.before)
+    }
+
     fn boot(flash: &Flash) -> Count<Flash> {
         Count::read(flash.clone())
     }
@@ -217,11 +277,11 @@ mod tests {
     #[test]
     fn failed_boots_are_counted_until_one_succeeds() {
         let flash = Flash::default();
-        let failed: Vec<u32> = (0..3).filter_map(|_| boot(&flash).failed()).collect();
+        let failed: Vec<u32> = (0..3).filter_map(|_| fail(&flash)).collect();
         assert_eq!(failed, [1, 2, 3]);
-        assert_eq!(boot(&flash).succeeded(), 3);
+        boot(&flash).succeeded();
         assert_eq!(flash.kept(), None);
-        assert_eq!(boot(&flash).failed(), Some(1));
+        assert_eq!(fail(&flash), Some(1));
     }
 
     #[test]
@@ -234,7 +294,7 @@ mod tests {
     #[test]
     fn a_machine_in_an_endless_boot_loop_does_not_write_for_ever() {
         let flash = Flash::default();
-        let last = (0..1000).filter_map(|_| boot(&flash).failed()).max();
+        let last = (0..1000).filter_map(|_| fail(&flash)).max();
         assert_eq!((last, flash.changes()), (Some(MOST), MOST));
     }
 
@@ -253,20 +313,11 @@ mod tests {
         ];
         for (bytes, expected) in hostile {
             let flash = Flash::with(bytes);
-            assert_eq!(boot(&flash).failed(), Some(expected), "{bytes:?}");
+            assert_eq!(fail(&flash), Some(expected), "{bytes:?}");
             // What a stranger has left there goes with the first good boot.
             boot(&flash).succeeded();
             assert_eq!(flash.kept(), None);
         }
-    }
-
-    #[test]
-    fn a_handoff_that_is_taken_back_counts_on() {
-        let flash = Flash::with(&4_u32.to_le_bytes());
-        let mut count = boot(&flash);
-        let before = count.succeeded();
-        count.failed = before;
-        assert_eq!((count.failed(), flash.kept()), (Some(5), Some(5_u32.to_le_bytes().to_vec())));
     }
 
     #[test]
@@ -284,6 +335,88 @@ mod tests {
             }
         }
         let mut count = Count::read(Full);
-        assert_eq!((count.failed(), count.succeeded()), (None, 0));
+        assert_eq!(count.failed(0), None);
+        count.succeeded();
+    }
+
+    /// One that answers only when the test lets it.
+    struct Slow(Flash, Arc<Mutex<()>>);
+
+    impl Slow {
+        fn wait(&self) -> &Flash {
+            drop(self.1.lock().unwrap());
+            &self.0
+        }
+    }
+
+    impl Store for Slow {
+        fn read(&self) -> io::Result<Vec<u8>> {
+            self.wait().read()
+        }
+        fn write(&self, bytes: &[u8]) -> io::Result<()> {
+            self.wait().write(bytes)
+        }
+        fn delete(&self) -> io::Result<()> {
+            self.wait().delete()
+        }
+    }
+
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn desk<S: Store + 'static>(open: impl FnOnce() -> io::Result<S> + Send + 'static) -> &'static Desk {
+        let desk: &Desk = Box::leak(Box::new(Desk::new()));
+        desk.open(open);
+        desk
+    }
+
+    #[test]
+    fn a_firmware_that_hangs_is_not_waited_for() {
+        let (flash, gate) = (Flash::with(&4_u32.to_le_bytes()), Arc::new(Mutex::new(())));
+        let hang = gate.lock().unwrap();
+        let (asked, store) = (Instant::now(), Slow(flash.clone(), Arc::clone(&gate)));
+        let desk = desk(|| Ok(store));
+        assert_eq!(desk.failed(SHORT), None);
+        assert!(asked.elapsed() < LONG / 2);
+        drop(hang);
+        assert_eq!(desk.failed(LONG), Some(5), "what was asked for is done late, and once");
+        assert_eq!((flash.kept(), flash.changes()), (Some(5_u32.to_le_bytes().to_vec()), 1));
+    }
+
+    #[test]
+    fn a_handoff_that_is_taken_back_counts_on() {
+        for is_slow in [false, true] {
+            let (flash, gate) = (Flash::with(&4_u32.to_le_bytes()), Arc::new(Mutex::new(())));
+            let hang = gate.lock().unwrap();
+            let store = Slow(flash.clone(), Arc::clone(&gate));
+            let desk = desk(|| Ok(store));
+            // It had taken longer than the handoff waited, and then the count was lost.
+            assert!(!desk.ask(SUCCEEDED, SHORT));
+            let hang = is_slow.then_some(hang);
+            assert_eq!(desk.ask(SUCCEEDED, if is_slow { SHORT } else { LONG }), !is_slow);
+            desk.ask(NOTHING, Duration::ZERO);
+            drop(hang);
+            assert_eq!(desk.failed(LONG), Some(5), "slow={is_slow}");
+            assert_eq!(flash.kept(), Some(5_u32.to_le_bytes().to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_program_that_came_up_and_fails_later_is_the_first() {
+        let flash = Flash::with(&4_u32.to_le_bytes());
+        let store = flash.clone();
+        let desk = desk(|| Ok(store));
+        assert!(desk.ask(SUCCEEDED, LONG));
+        assert_eq!(flash.kept(), None);
+        assert_eq!((desk.failed(LONG), desk.failed(LONG)), (Some(1), Some(1)));
+    }
+
+    #[test]
+    fn nobody_waits_where_nobody_counts() {
+        let asked = Instant::now();
+        let desk = desk(|| Err::<Flash, _>(io::ErrorKind::Unsupported.into()));
+        assert_eq!(desk.failed(LONG), None);
+        assert_eq!(Desk::new().failed(LONG), None);
+        assert!(asked.elapsed() < LONG / 2);
     }
 }

@@ -22,6 +22,9 @@ const NETWORK: &str = "02";
 /// A driver may bring a bus with new devices; more rounds than buses can be nested mean something is wrong.
 const MAX_ROUNDS: usize = 16;
 
+/// Where the kernel's build puts drivers of watchdogs.
+const WATCHDOGS: &str = "/watchdog/";
+
 /// How long a driver may look for its hardware: a RAID controller whose firmware starts takes three minutes.
 const LOADING: Duration = Duration::from_secs(300);
 
@@ -96,7 +99,7 @@ impl Modules {
                 modaliases().into_iter().filter(|alias| self.seen.insert(alias.clone())).collect();
             let wanted: Vec<String> = new.iter().flat_map(|alias| self.matching(alias)).collect();
             let before = loaded;
-            for module in wanted {
+            for module in self.watchdogs_first(wanted) {
                 loaded += self.load(&module);
             }
             if loaded == before {
@@ -104,6 +107,13 @@ impl Modules {
             }
         }
         loaded
+    }
+
+    /// So that it covers the others.
+    fn watchdogs_first(&self, mut modules: Vec<String>) -> Vec<String> {
+        let is_other = |module: &str| !self.paths.get(module).is_some_and(|path| path.contains(WATCHDOGS));
+        modules.sort_by_key(|module| is_other(&module_name(module)));
+        modules
     }
 
     /// Loads one module by name, if it is at hand and was not tried before. Returns how many were loaded.
@@ -127,6 +137,8 @@ impl Modules {
         let file = self.folder.join(path);
         let options = self.options(&module_name(path));
         watchdog::expect_within(LOADING);
+        // Whichever has come with the kernel or a module before covers this one, which may hang.
+        watchdog::arm_early();
         let result = File::open(&file).and_then(|module| {
             rustix::system::finit_module(&module, &options, 0).map_err(std::io::Error::from)
         });
@@ -321,6 +333,14 @@ mod tests {
         let mut order = modules.needs["kernel/net/virtio_net.ko"].clone();
         order.reverse();
         assert_eq!(order, ["kernel/a.ko", "kernel/b.ko"]);
+    }
+
+    #[test]
+    fn watchdogs_come_first_to_cover_the_others() {
+        let dep = "kernel/drivers/watchdog/sp5100_tco.ko:\nkernel/drivers/net/a.ko:\nkernel/b.ko:\n";
+        let modules = Modules::parse(PathBuf::from("/nowhere"), "", dep, "");
+        let wanted = ["b", "a", "sp5100-tco"].map(str::to_owned).to_vec();
+        assert_eq!(modules.watchdogs_first(wanted), ["sp5100-tco", "b", "a"]);
     }
 
     #[test]

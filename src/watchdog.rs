@@ -26,6 +26,8 @@ const MEALS: u32 = 6;
 const ENDING: u32 = 60;
 /// How often whoever is to feed one looks for it, while there is none.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often the one that feeds looks whether that is due.
+const FEEDER_LOOK: Duration = Duration::from_secs(1);
 
 /// Work between two waits: checking a list, making its folders, lines on a console that takes a second for each.
 pub const WORK: Duration = Duration::from_secs(60);
@@ -128,12 +130,22 @@ fn all_found() -> Vec<Found> {
     names.filter_map(|name| Found::of(name.clone(), |file| read_of(&name, file))).collect()
 }
 
-/// The one to use; one that can't be stopped again only where somebody will feed it to the end.
-fn choose(mut found: Vec<Found>, fed_for_ever: bool) -> Result<Found, String> {
+/// Those to try, best first; one that can't be stopped again only where somebody will feed it to the end.
+fn choose(mut found: Vec<Found>, fed_for_ever: bool) -> Result<Vec<Found>, String> {
     found.sort_by_key(Found::rank);
     let refused = found.first().map(|one| format!("nowayout device={}", one.path()));
-    let good = found.into_iter().find(|one| fed_for_ever || one.can_stop);
-    good.ok_or_else(|| refused.unwrap_or_else(|| "no-device".to_owned()))
+    found.retain(|one| fed_for_ever || one.can_stop);
+    if found.is_empty() { Err(refused.unwrap_or_else(|| "no-device".to_owned())) } else { Ok(found) }
+}
+
+/// Opens a watchdog by its path.
+type Open = fn(&str) -> io::Result<Box<dyn Device>>;
+
+/// What is to be said once nobody waits for us: a console that is stuck must not keep the one that feeds.
+type Notes = Vec<(log::Level, String)>;
+
+fn say(notes: Notes) {
+    notes.into_iter().for_each(|(level, text)| log::log!(target: "watchdog", level, "{text}"));
 }
 
 /// An open watchdog: it runs.
@@ -141,22 +153,51 @@ struct Dog {
     device: Box<dyn Device>,
     found: Found,
     timeout: u32,
+    fed: Instant,
+    notes: Notes,
 }
 
 impl Dog {
     fn start(timeout: u32, fed_for_ever: bool) -> Result<Self, String> {
-        let found = choose(all_found(), fed_for_ever)?;
-        let path = found.path();
-        let failed = |error| format!("io device={path} {error}");
-        let device = device::open(&path).map_err(failed)?;
-        // Kernels such as 6.1 do not tell this in sysfs. Without it, closing stops it, also at an exec: it can't be handed over.
-        if device.options().map_err(failed)? & MAGIC_CLOSE == 0 {
-            return Err(format!("no-magic-close device={path}"));
+        Self::first_of(choose(all_found(), fed_for_ever)?, timeout, fed_for_ever, device::open)
+    }
+
+    /// The first that will do; if none does, why the first one doesn't.
+    fn first_of(found: Vec<Found>, timeout: u32, fed_for_ever: bool, open: Open) -> Result<Self, String> {
+        let mut refused = None;
+        for found in found {
+            match Self::open(&found.path(), fed_for_ever, open) {
+                Ok(device) => return Ok(Self::fed_from_now(device, found, timeout)),
+                Err(why) => drop(refused.get_or_insert(why)),
+            }
         }
-        let mut dog = Self { timeout: found.timeout.max(1), device, found };
+        Err(refused.unwrap_or_default())
+    }
+
+    /// One that is refused is stopped again: it runs from the moment it is open.
+    fn open(path: &str, fed_for_ever: bool, open: Open) -> Result<Box<dyn Device>, String> {
+        let failed = |error| format!("io device={path} {error}");
+        let device = open(path).map_err(failed)?;
+        if fed_for_ever {
+            return Ok(device);
+        }
+        // Kernels such as 6.1 do not tell this in sysfs. Without it, closing stops it, also at an exec: it can't be handed over.
+        let why = match device.options() {
+            Ok(options) if options & MAGIC_CLOSE != 0 => return Ok(device),
+            Ok(_) => format!("no-magic-close device={path}"),
+            Err(error) => failed(error),
+        };
+        // If it can't be stopped, either, it is not to be had.
+        let _ = device.stop();
+        Err(why)
+    }
+
+    fn fed_from_now(device: Box<dyn Device>, found: Found, timeout: u32) -> Self {
+        let kept = found.timeout.max(1);
+        let mut dog = Self { timeout: kept, device, found, fed: Instant::now(), notes: Vec::new() };
         dog.set_timeout(timeout);
         dog.feed();
-        Ok(dog)
+        dog
     }
 
     /// A time that the hardware can't do leaves it as it was.
@@ -165,15 +206,19 @@ impl Dog {
             Ok(real) => self.timeout = real.max(1),
             Err(error) => {
                 let (path, kept) = (self.found.path(), self.timeout);
-                log::warn!(target: "watchdog", "timeout not set device={path} asked={seconds}s kept={kept}s {error}");
+                self.note(
+                    log::Level::Warn,
+                    format!("timeout not set device={path} asked={seconds}s kept={kept}s {error}"),
+                );
             }
         }
     }
 
     /// What refuses its food resets the machine, and somebody should know why.
     fn feed(&mut self) {
+        self.fed = Instant::now();
         if let Err(error) = self.device.feed() {
-            log::error!(target: "watchdog", "not fed device={} {error}", self.found.path());
+            self.note(log::Level::Error, format!("not fed device={} {error}", self.found.path()));
         }
     }
 
@@ -181,21 +226,43 @@ impl Dog {
         Duration::from_secs(self.timeout.into()) / MEALS
     }
 
-    fn log_armed(&self) {
-        let (path, timeout, identity) = (self.found.path(), self.timeout, &self.found.identity);
-        log::info!(target: "watchdog", "armed device={path} timeout={timeout}s identity={identity}");
+    fn note(&mut self, level: log::Level, text: String) {
+        self.notes.push((level, text));
     }
 
-    fn stop(self) {
+    fn note_armed(&mut self) {
+        let (path, timeout, identity) = (self.found.path(), self.timeout, &self.found.identity);
+        let text = format!("armed device={path} timeout={timeout}s identity={identity}");
+        self.note(log::Level::Info, text);
+    }
+
+    fn hand_over(&mut self, seconds: u32, supervise: bool) -> Notes {
+        if !supervise {
+            self.set_timeout(seconds);
+        }
+        self.feed();
+        let feeder = if supervise { "the supervisor feeds it" } else { "the program must feed it" };
+        let (path, timeout) = (self.found.path(), self.timeout);
+        self.note(log::Level::Info, format!("handed over device={path} timeout={timeout}s: {feeder}"));
+        self.take_notes()
+    }
+
+    fn take_notes(&mut self) -> Notes {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn stop(mut self) -> Notes {
         let (path, result) = (self.found.path(), self.device.stop());
         let state = read_of(&self.found.name, "state");
-        match (result, state.as_deref()) {
-            (Ok(()), Some("active")) => {
-                log::warn!(target: "watchdog", "not stopped device={path}: it resets the machine unless it is fed");
-            }
-            (Ok(()), _) => log::info!(target: "watchdog", "stopped device={path}"),
-            (Err(error), _) => log::warn!(target: "watchdog", "not stopped device={path} {error}"),
-        }
+        self.notes.push(match (result, state.as_deref()) {
+            (Ok(()), Some("active")) => (
+                log::Level::Warn,
+                format!("not stopped device={path}: it resets the machine unless it is fed"),
+            ),
+            (Ok(()), _) => (log::Level::Info, format!("stopped device={path}")),
+            (Err(error), _) => (log::Level::Warn, format!("not stopped device={path} {error}")),
+        });
+        self.notes
     }
 }
 
@@ -206,24 +273,31 @@ fn dog() -> MutexGuard<'static, Option<Dog>> {
 /// Starts a watchdog if there is one that can be stopped again, and has it fed as long as signs of life come. May be
 /// called again and again: drivers show up late.
 pub fn arm() {
+    if let Err(why) = try_to_arm() {
+        say_once(log::Level::Info, &why);
+    }
+}
+
+/// The same where more drivers will come, so that nothing is to be said of none.
+pub fn arm_early() {
+    let _ = try_to_arm();
+}
+
+fn try_to_arm() -> Result<(), String> {
     // That of a machine which only runs our tests is not ours.
     if std::process::id() != 1 || dog().is_some() {
-        return;
+        return Ok(());
     }
-    let armed = Dog::start(TIMEOUT, false).and_then(|armed| match spawn_feeder() {
-        Ok(()) => Ok(armed),
-        Err(error) => {
-            armed.stop();
-            Err(format!("no-thread {error}"))
-        }
-    });
-    match armed {
-        Ok(armed) => {
-            armed.log_armed();
-            *dog() = Some(armed);
-        }
-        Err(why) => say_once(log::Level::Info, &why),
+    let mut armed = Dog::start(TIMEOUT, false)?;
+    if let Err(error) = spawn_feeder() {
+        say(armed.stop());
+        return Err(format!("no-thread {error}"));
     }
+    armed.note_armed();
+    let notes = armed.take_notes();
+    *dog() = Some(armed);
+    say(notes);
+    Ok(())
 }
 
 fn say_once(level: log::Level, why: &str) {
@@ -251,66 +325,56 @@ fn spawn_feeder() -> io::Result<()> {
     Ok(())
 }
 
-/// Feeds, if signs of life come as they should. How long until the next meal is the answer.
+/// Feeds, if that is due and signs of life come as they should. How long until the next look is the answer: a shorter
+/// time may have been set meanwhile.
 fn meal(is_said: &mut bool) -> Duration {
     let mut dog = dog();
-    // Soon there may be one, and hardware with little time.
-    let Some(dog_there) = dog.as_mut() else { return Duration::from_secs(1) };
-    let (every, timeout) = (dog_there.every(), dog_there.timeout);
+    let Some(there) = dog.as_mut() else { return FEEDER_LOOK };
     let overdue = EXPECTED.overdue(since_boot());
-    if overdue.is_none() {
-        dog_there.feed();
+    if overdue.is_none() && there.fed.elapsed() >= there.every() {
+        there.feed();
     }
-    // A console may be what everybody waits for: nothing that feeds may.
+    let (every, timeout, mut notes) = (there.every(), there.timeout, there.take_notes());
     drop(dog);
     if let Some(silent) = overdue.filter(|_| !*is_said) {
         let silent = silent.as_secs();
-        log::error!(
-            target: "watchdog",
+        let text = format!(
             "not fed: nothing has happened for {silent}s; the hardware resets the machine within {timeout}s"
         );
+        notes.push((log::Level::Error, text));
     }
     *is_said = overdue.is_some();
-    every
+    say(notes);
+    every.min(FEEDER_LOOK)
 }
 
 /// Stops it, where nothing more is to be waited for.
 pub fn stop() {
-    dog().take().into_iter().for_each(Dog::stop);
+    let taken = dog().take();
+    taken.into_iter().for_each(|dog| say(dog.stop()));
 }
 
 /// What becomes of the watchdog when the program of the config takes over, by `watchdog` and `supervise` of the config.
 /// One that is left running is closed by exec itself, and fed until then.
 pub fn hand_over(seconds: Option<u64>, supervise: bool) {
-    let mut dog = dog();
-    match (seconds.map(clamped), dog.as_mut()) {
-        (None, Some(_)) => dog.take().into_iter().for_each(Dog::stop),
-        (None, None) => {}
+    let Some(seconds) = seconds.map(clamped) else { return stop() };
+    let notes = dog().as_mut().map(|dog| dog.hand_over(seconds, supervise));
+    match notes {
+        Some(notes) => say(notes),
         // The supervisor says what it has found.
-        (Some(_), None) if supervise => {}
-        (Some(_), None) => {
-            log::warn!(target: "watchdog", "not handed over: the config asks for one, and none is armed");
-        }
-        (Some(seconds), Some(there)) => {
-            if !supervise {
-                there.set_timeout(seconds);
-            }
-            there.feed();
-            let (path, timeout) = (there.found.path(), there.timeout);
-            let feeder = if supervise { "the supervisor feeds it" } else { "the program must feed it" };
-            // Where another thread panics, a log line is the end of this one, and feeding must go on.
-            drop(dog);
-            log::info!(target: "watchdog", "handed over device={path} timeout={timeout}s: {feeder}");
-        }
+        None if supervise => {}
+        None => log::warn!(target: "watchdog", "not handed over: the config asks for one, and none is armed"),
     }
 }
 
 /// The program did not take over: what was handed over is ours again.
 pub fn take_back() {
-    if let Some(dog) = dog().as_mut() {
+    let notes = dog().as_mut().map(|dog| {
         dog.set_timeout(TIMEOUT);
         dog.feed();
-    }
+        dog.take_notes()
+    });
+    say(notes.unwrap_or_default());
     arm();
 }
 
@@ -344,13 +408,14 @@ impl Kept {
         match &mut self.dog {
             Some(dog) => dog.feed(),
             None => match Dog::start(timeout, true) {
-                Ok(dog) => {
-                    dog.log_armed();
+                Ok(mut dog) => {
+                    dog.note_armed();
                     self.dog = Some(dog);
                 }
                 Err(why) => say_once(log::Level::Warn, &why),
             },
         }
+        self.dog.iter_mut().for_each(|dog| say(dog.take_notes()));
         let every = self.dog.as_ref().map_or(LOOK, Dog::every);
         self.next = Some(now + every);
         every
@@ -361,6 +426,7 @@ impl Kept {
         if let Some(dog) = &mut self.dog {
             dog.set_timeout(dog.timeout.max(ENDING));
             dog.feed();
+            say(dog.take_notes());
         }
     }
 
@@ -371,10 +437,11 @@ impl Kept {
             (_, None) => {}
             (End::Reboot, Some(mut dog)) => {
                 dog.feed();
+                say(dog.take_notes());
                 // Closed, some would stop.
                 std::mem::forget(dog);
             }
-            (End::PowerOff | End::Halt, Some(dog)) => dog.stop(),
+            (End::PowerOff | End::Halt, Some(dog)) => say(dog.stop()),
         }
     }
 }
@@ -402,7 +469,7 @@ mod tests {
     #[test]
     fn one_is_chosen_only_if_it_can_be_stopped_or_is_fed_for_ever() {
         let [open, shut] = [[("nowayout", "0")], [("nowayout", "1")]];
-        let chosen = |all: &[Found], fed| choose(all.to_vec(), fed).map(|one| one.name);
+        let chosen = |all: &[Found], fed| choose(all.to_vec(), fed).map(|all| all[0].name.clone());
         let (a, b) = (found("watchdog0", &shut), found("watchdog1", &open));
         assert_eq!(chosen(&[a.clone(), b.clone()], false).unwrap(), "watchdog1");
         assert_eq!(chosen(&[b, a.clone()], true).unwrap(), "watchdog0");
@@ -416,7 +483,8 @@ mod tests {
         let soft = found("watchdog0", &[("nowayout", "0"), ("identity", "Software Watchdog")]);
         let hard = found("watchdog10", &[("nowayout", "0"), ("identity", "i6300ESB timer")]);
         let running = found("watchdog11", &[("nowayout", "0"), ("state", "active")]);
-        let chosen = |all: [&Found; 2]| choose(all.map(Clone::clone).to_vec(), false).unwrap().name;
+        let chosen =
+            |all: [&Found; 2]| choose(all.map(Clone::clone).to_vec(), false).unwrap()[0].name.clone();
         assert_eq!(chosen([&soft, &hard]), "watchdog10");
         assert_eq!(chosen([&hard, &running]), "watchdog11");
         assert_eq!(chosen([&found("watchdog2", &[("nowayout", "0")]), &hard]), "watchdog2");
@@ -449,6 +517,54 @@ mod tests {
         assert!(expected.overdue(LONGEST).is_some());
     }
 
+    /// Devices by their names: one that stops at each close, one whose driver says nothing of itself, a good one.
+    fn pretended(path: &str) -> io::Result<Box<dyn Device>> {
+        match path {
+            "/dev/watchdog0" => Err(io::ErrorKind::ResourceBusy.into()),
+            "/dev/watchdog1" => Ok(Box::new(Pretended(Ok(0)))),
+            "/dev/watchdog2" => Ok(Box::new(Pretended(Err(io::ErrorKind::Unsupported)))),
+            _ => Ok(Box::new(Pretended(Ok(MAGIC_CLOSE)))),
+        }
+    }
+
+    struct Pretended(Result<u32, io::ErrorKind>);
+
+    thread_local! {
+        static STOPPED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+
+    impl Device for Pretended {
+        fn options(&self) -> io::Result<u32> {
+            Ok(self.0?)
+        }
+        fn set_timeout(&mut self, seconds: u32) -> io::Result<u32> {
+            Ok(seconds)
+        }
+        fn feed(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+        fn stop(self: Box<Self>) -> io::Result<()> {
+            STOPPED.set(STOPPED.get() + 1);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_that_will_not_do_was_left_running_and_no_other_was_tried() {
+        let all = |numbers: std::ops::Range<u32>| -> Vec<Found> {
+            numbers.map(|n| found(&format!("watchdog{n}"), &[])).collect()
+        };
+        let first_of = |found, fed| Dog::first_of(found, 60, fed, pretended).map(|dog| dog.found.name);
+        assert_eq!(first_of(all(0..4), false).unwrap(), "watchdog3");
+        assert_eq!(STOPPED.get(), 2, "those that were opened in vain");
+        assert!(first_of(all(1..3), false).unwrap_err().starts_with("no-magic-close device=/dev/watchdog1"));
+        assert_eq!(STOPPED.get(), 4);
+        // Whoever feeds to the end minds neither.
+        assert_eq!(first_of(all(0..4), true).unwrap(), "watchdog1");
+        assert_eq!(first_of(all(2..4), true).unwrap(), "watchdog2");
+        assert_eq!(STOPPED.get(), 4);
+    }
+
     /// Where this program waits, how often, and what declares it. docs/init.md tells of each.
     const WAITS: [(&str, usize, &str); 19] = [
         ("clock/https.rs", 1, "Clock::hear_https"),
@@ -459,7 +575,11 @@ mod tests {
         ("fail/panic.rs", 3, "last_words; those that stand still meanwhile declare nothing"),
         ("fetch.rs", 1, "the threads that are waited for declare their own waits"),
         ("http.rs", 3, "each request, and Awaited for what comes"),
-        ("loops.rs", 1, "five seconds, within WORK"),
+        (
+            "loops.rs",
+            6,
+            "a thread beside, in which alone the firmware is called; five seconds for its answer, within WORK",
+        ),
         ("media.rs", 1, "Media::find"),
         ("net/renewal.rs", 2, "a thread beside; its end answers within a packet"),
         ("network/search.rs", 1, "Search::next_candidate"),
@@ -473,9 +593,11 @@ mod tests {
     ];
 
     /// What waits, as it stands in a line.
-    const WAITING: [&str; 10] = [
+    const WAITING: [&str; 16] = [
         "thread::sleep(",
         "recv_timeout(",
+        ".recv()",
+        "thread::park(",
         "poll(&mut fds,",
         "poll(&mut [",
         ".join()",
@@ -484,6 +606,11 @@ mod tests {
         ".0.read(buffer)",
         "finit_module(",
         "fs::sync()",
+        // Calls of EFI firmware.
+        "store.read()",
+        "store.write(",
+        "store.delete()",
+        "efi::Variable::open",
     ];
 
     #[test]
@@ -524,7 +651,8 @@ mod tests {
         }
 
         fn dog(&self, timeout: u32) -> Dog {
-            Dog { device: Box::new(self.clone()), found: found("watchdog0", &[]), timeout }
+            let (device, found) = (Box::new(self.clone()), found("watchdog0", &[]));
+            Dog { device, found, timeout, fed: Instant::now(), notes: Vec::new() }
         }
 
         fn kept(&self, timeout: u32) -> Kept {
@@ -558,6 +686,11 @@ mod tests {
         let mut dog = Calls::default().dog(60);
         dog.set_timeout(101);
         assert_eq!((dog.timeout, dog.every()), (60, seconds(10)));
+        let said = dog.take_notes();
+        assert!(
+            said[0].1.starts_with("timeout not set device=/dev/watchdog0 asked=101s kept=60s "),
+            "{said:?}"
+        );
         dog.set_timeout(6);
         assert_eq!(dog.every(), seconds(1));
     }

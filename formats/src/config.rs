@@ -476,7 +476,7 @@ impl TryFrom<RawConfig> for Config {
             env: raw.env,
             log: raw.log,
             on_failure: raw.on_failure,
-            watchdog: raw.watchdog.map(|text| span("watchdog", &text)).transpose()?,
+            watchdog: raw.watchdog.map(|text| watchdog(&text)).transpose()?,
             report: raw.report.map(|text| web_url("report", &text)).transpose()?,
             grace: raw.grace.map_or(Ok(DEFAULT_GRACE), |text| span("grace", &text))?,
             min_serial: raw.min_serial,
@@ -502,6 +502,18 @@ fn span(name: &'static str, text: &str) -> Result<u64, ConfigError> {
         Ok(_) => Err(field(name, format!("{text:?} is not between 1s and 1d"))),
         Err(error) => Err(field(name, error)),
     }
+}
+
+/// The shortest time without food that a watchdog may be set to, in seconds.
+const LEAST_WATCHDOG: u64 = 10;
+
+/// The supervisor feeds between waits of its own, of which one may take five seconds.
+fn watchdog(text: &str) -> Result<u64, ConfigError> {
+    let seconds = span("watchdog", text)?;
+    if seconds < LEAST_WATCHDOG {
+        return Err(field("watchdog", format!("{text:?} is less than {LEAST_WATCHDOG}s")));
+    }
+    Ok(seconds)
 }
 
 fn check_exec(exec: &[String]) -> Result<(), ConfigError> {
@@ -739,6 +751,7 @@ mod tests {
             ("registrars", json!(["file:///x"]), "registrars"),
             ("report", json!("gopher://x"), "report"),
             ("watchdog", json!("0s"), "watchdog"),
+            ("watchdog", json!("9s"), "watchdog"),
             ("grace", json!("2d"), "grace"),
             ("description", json!("a\nb"), "description"),
         ] {

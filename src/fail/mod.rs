@@ -2,7 +2,7 @@
 //!
 //! In: the [`Failure`] of a stage. Out: lines on every console, then another try after a pause, and when all
 //! tries are used, a reboot after a pause that grows from one failed boot to the next. Nothing here can fail in a way
-//! that leaves the machine hanging.
+//! that leaves the machine hanging: a firmware that does not count in time is not waited for.
 
 mod code;
 pub mod panic;
@@ -241,6 +241,8 @@ impl Policy {
                 pause(Next::End(End::PowerOff, None), self.reboot_after);
                 watchdog::stop();
                 crate::sys::linux::end(End::PowerOff);
+                // Refused: what was stopped for it is to reset the machine if that does not reboot, either.
+                watchdog::arm();
             }
         }
         reboot()

@@ -35,7 +35,7 @@ use crate::fail::{Code, Policy, random};
 use crate::retry::Retry;
 use crate::sys::{End, linux};
 use crate::watchdog::Kept;
-use crate::{console, fail, loops};
+use crate::{console, fail, loops, watchdog};
 
 /// Pauses before the program is started again. When all tries are used, the machine reboots.
 const RESTARTS: Retry = Retry { first: Duration::from_secs(1), cap: Duration::from_secs(30), tries: 10 };
@@ -73,7 +73,13 @@ pub fn run(args: &[OsString]) -> ExitCode {
     fail::panic::set_hook(policy());
     loops::begin_reading();
     match Supervisor::new(plan).and_then(Supervisor::supervise) {
-        Ok(how) => linux::end(how),
+        Ok(how) => {
+            linux::end(how);
+            // What was stopped for it is to reset a machine that does not go off.
+            if how != End::Reboot {
+                watchdog::arm();
+            }
+        }
         Err(error) => {
             fail::explain(Code::SuperviseIo, "supervise", &error, NOT_DONE);
             policy().end(OnFailure::Reboot);
@@ -181,7 +187,7 @@ impl Supervisor {
         const HOUR: Duration = Duration::from_secs(3600);
         if !self.is_stable && up >= STABLE {
             self.is_stable = true;
-            loops::succeeded();
+            loops::succeeded(Duration::ZERO);
         }
         if self.is_stable { HOUR } else { STABLE.saturating_sub(up) }
     }
@@ -191,6 +197,7 @@ impl Supervisor {
         log::error!(target: "supervise", "gave up program={} ends={ends}: rebooting", self.name());
         let because = format!("{} has ended {ends} times, and never stayed up", self.name());
         fail::explain(Code::GaveUp, "supervise", &because, NOT_DONE);
+        self.watchdog.tend();
         let (next, pause) = policy().reboot();
         fail::say(next, pause);
         // A person who has seen enough can end it.

@@ -133,6 +133,7 @@ pub fn hostile() -> Vec<(String, Vec<u8>)> {
         ("size-decimal-unit", "root", json!({"size": "20GB"})),
         ("size-too-big", "root", json!({"size": "99999999999999TiB"})),
         ("version-2", "version", json!(2)),
+        ("watchdog-too-short", "watchdog", json!("9s")),
         ("watchdog-zero", "watchdog", json!("0s")),
     ];
     let base: Value = serde_json::from_str(MINIMAL).expect("it is JSON");
