@@ -196,7 +196,7 @@ impl VmBuilder {
     }
 
     /// Makes the world worse before the init starts, in one of the ways of `qemu-tests/payload/src/before.rs`, such as
-    /// `stop:10`. The console then has a line `before: stop:10`.
+    /// `stop@armed:1`, which waits for a line of the init. The console then has a line `before: stop@armed:1`.
     #[must_use]
     pub fn before(mut self, mode: &str) -> Self {
         self.before.push(mode.to_owned());

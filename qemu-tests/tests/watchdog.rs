@@ -105,8 +105,8 @@ fn the_supervisor_starts_one_that_cannot_be_stopped() -> Result<()> {
     vm.assert_line("] watchdog: not armed why=nowayout device=/dev/watchdog0").map(drop)
 }
 
-/// When the init is stopped: it waits for a server then.
-const STOPPED_AFTER: u64 = 20;
+/// When the init is stopped, which is a second after it has said this: it waits for a server then.
+const WAITS_FOR_A_LEASE: &str = "carrier";
 /// What the main thread has declared where it waits in these tests, and the time of the hardware.
 const DECLARED: Duration = Duration::from_secs(60);
 const HARDWARE: Duration = Duration::from_secs(60);
@@ -117,7 +117,7 @@ const SLACK: Duration = Duration::from_secs(20);
 fn stopped(name: &str, mode: &str) -> Result<(Vm, Duration)> {
     let (lab, scene, _) = Lab::scripted(name, Script::new(2, 50).silent(Duration::from_secs(3600)))?;
     let machine = scene.generic_machine()?.nics(0).wire(&lab.segment)?.watchdog();
-    let mut vm = machine.before(&format!("{mode}:{STOPPED_AFTER}")).start()?;
+    let mut vm = machine.before(&format!("{mode}@{WAITS_FOR_A_LEASE}:1")).start()?;
     let stopped = vm.wait_line("before: done threads=", BOOT)?;
     vm.assert_line(ARMED)?;
     let exit = vm.expect_exit(&Reason::Watchdog, DECLARED + HARDWARE + BOOT)?;
@@ -147,7 +147,7 @@ fn an_init_whose_main_thread_is_stopped_is_fed_as_long_as_that_has_declared() ->
 fn a_supervisor_that_is_stopped_is_reset() -> Result<()> {
     let config = json!({ "supervise": true, "watchdog": "20s" });
     let (_scene, machine) = machine("watchdog-stopped-supervisor", &config)?;
-    let mut vm = machine.before("stop:45").start()?;
+    let mut vm = machine.before("stop@timeout=20s:1").start()?;
     let stopped = vm.wait_line("before: done threads=", BOOT)?;
     let armed = vm.assert_line("] watchdog: armed device=/dev/watchdog0 timeout=20s ")?;
     ensure!(armed.index < stopped.index, vm.failed("it was no supervisor yet"));

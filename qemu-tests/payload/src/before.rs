@@ -10,17 +10,20 @@
 //! | `closed-descriptors` | descriptors 0 to 2 are closed |
 //! | `no-console` | there is no `/dev/console`, neither in the initramfs nor in devtmpfs |
 //! | `no-threads` | no process and no thread can be made any more |
-//! | `stop:SECONDS` | so long afterwards, all threads of process 1 are stopped for good |
-//! | `stop-main:SECONDS` | the same of its main thread only |
-//! | `panic:SECONDS` | so long afterwards, the clock or a pause of its main thread fails once, which nothing in Linux does |
+//! | `stop@WORD:SECONDS` | so long after the init has said a line with this word, all threads of process 1 are stopped for good |
+//! | `stop-main@WORD:SECONDS` | the same of its main thread only |
+//! | `panic@WORD:SECONDS` | the same, then the clock or a pause of its main thread fails once, which nothing in Linux does |
+//!
+//! Without `@WORD`, the seconds count from the start. What the init says is looked for in the kernel log, for ten minutes
+//! at most.
 
 use std::ffi::CStr;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -32,6 +35,11 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 const INIT: &str = "/init";
 /// The variable that the kernel makes of the word on its command line.
 const MODES: &str = "before";
+/// How lines of the init begin in the kernel log.
+const SAID: &str = ";zstrap: ";
+/// How long a word is looked for there.
+const LONGEST_LOOK: Duration = Duration::from_secs(600);
+
 /// The cgroup that nothing can be added to.
 const FULL: &str = "before";
 
@@ -56,11 +64,12 @@ fn say(text: &str) {
 }
 
 fn apply(mode: &str) -> io::Result<()> {
-    let (mode, seconds) = match mode.split_once(':') {
+    let (mode, seconds) = match mode.rsplit_once(':') {
         None => (mode, 0),
         Some((mode, seconds)) => (mode, seconds.parse().map_err(io::Error::other)?),
     };
-    let after = Duration::from_secs(seconds);
+    let (mode, word) = mode.split_once('@').map_or((mode, None), |(mode, word)| (mode, Some(word)));
+    let after = When { word, pause: Duration::from_secs(seconds) };
     match mode {
         "closed-descriptors" => close_descriptors(),
         "no-console" => remove_console(),
@@ -106,16 +115,50 @@ fn write_at(folder: &OwnedFd, path: &str, text: &str) -> io::Result<()> {
     fs::File::from(file).write_all(text.as_bytes())
 }
 
+/// When something happens.
+struct When<'a> {
+    word: Option<&'a str>,
+    pause: Duration,
+}
+
+impl When<'_> {
+    fn wait(&self, devices: &OwnedFd) -> io::Result<()> {
+        if let Some(word) = self.word {
+            wait_for(word, devices)?;
+        }
+        std::thread::sleep(self.pause);
+        Ok(())
+    }
+}
+
+/// Waits for a line of the init with this word.
+fn wait_for(word: &str, devices: &OwnedFd) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut log = fs::File::from(rustix::fs::openat(devices, "kmsg", flags, Mode::empty())?);
+    let (begun, mut record) = (Instant::now(), [0; 8192]);
+    while begun.elapsed() < LONGEST_LOOK {
+        // One read is one record (Documentation/ABI/testing/dev-kmsg). What was overwritten meanwhile is an error, too.
+        let length = log.read(&mut record).unwrap_or(0);
+        let text = String::from_utf8_lossy(&record[..length]);
+        if text.split_once(SAID).is_some_and(|(_, said)| said.contains(word)) {
+            return Ok(());
+        }
+        if length == 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    Err(io::Error::other(format!("the init has not said {word}")))
+}
+
 /// A child that waits and then does something to the threads of its parent, given a /proc of its own. It says to how
 /// many, and stays: what it traces would go on without it.
-fn later(after: Duration, act: fn(&OwnedFd) -> io::Result<usize>) -> io::Result<()> {
-    let proc = unattached(c"proc")?;
+fn later(after: When, act: fn(&OwnedFd) -> io::Result<usize>) -> io::Result<()> {
+    let (proc, devices) = (unattached(c"proc")?, unattached(c"devtmpfs")?);
     // SAFETY: this program has one thread, so the child may do what it likes.
     if let ForkResult::Parent { .. } = unsafe { fork() }? {
         return Ok(());
     }
-    std::thread::sleep(after);
-    match act(&proc) {
+    match after.wait(&devices).and_then(|()| act(&proc)) {
         Ok(threads) => say(&format!("done threads={threads}")),
         Err(cause) => say(&format!("failed {cause}")),
     }
