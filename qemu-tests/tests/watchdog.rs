@@ -79,6 +79,8 @@ fn a_program_that_does_not_feed_what_it_was_given_is_reset() -> Result<()> {
     let (_scene, machine) = machine("watchdog-handed-over", &json!({ "watchdog": "20s" }))?;
     let mut vm = machine.start()?;
     let waiting = vm.wait_line("payload: waiting", BOOT)?;
+    let (armed, loaded) = (vm.assert_line(ARMED)?, vm.assert_line("] early: ready ")?);
+    ensure!(armed.index < loaded.index, vm.failed("drivers were loaded before the watchdog ran"));
     vm.assert_line("] watchdog: handed over device=/dev/watchdog0 timeout=20s: the program must feed it")?;
     let exit = vm.expect_exit(&Reason::Watchdog, BOOT)?;
     ensure!(exit.after > waiting.at + Duration::from_secs(10), vm.failed("it had no time to feed"));
