@@ -6,7 +6,7 @@
 //! A code is never given to another failure, and a word is never changed: people have scripts. A cause of its own
 //! advice gets a code of its own.
 
-/// One row of [`codes!`].
+/// One row of the table of codes.
 struct Row {
     code: &'static str,
     word: &'static str,
