@@ -692,7 +692,7 @@ mod tests {
             (Fault::Declares(3), "Content-Length: 13\r\n", "\r\n\r\n0123456789"),
             (Fault::Declares(-3), "Content-Length: 7\r\n", "\r\n\r\n0123456789"),
             (Fault::NoRanges, "HTTP/1.1 200 OK\r\n", "\r\n\r\n0123456789"),
-            (Fault::head(429, "Retry-After: 7"), "HTTP/1.1 429 Fault\r\nRetry-After: 7\r\n", "0\r\n\r\n"),
+            (Fault::head(429, "Retry-After: 7"), "HTTP/1.1 429 Fault\r\nRetry-After: 7\r\n", "close\r\n\r\n"),
             (Fault::Headers { count: 3, length: 2 }, "X-0: zz\r\nX-1: zz\r\nX-2: zz\r\n", "0\r\n\r\n"),
         ];
         for (fault, header, end) in cases {

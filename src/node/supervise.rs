@@ -71,7 +71,6 @@ pub fn run(args: &[OsString]) -> ExitCode {
     }
     console::start(plan.log);
     fail::panic::set_hook(policy());
-    loops::begin_reading();
     match Supervisor::new(plan).and_then(Supervisor::supervise) {
         Ok(how) => {
             linux::end(how);
@@ -147,6 +146,8 @@ impl Supervisor {
     fn new(plan: Plan) -> io::Result<Self> {
         let set: SigSet = SIGNALS.into_iter().collect();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+        // Its thread inherits the mask. One that was there before would take a signal that is meant for us, and end PID 1.
+        loops::begin_reading();
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         // From now on Ctrl-Alt-Del is a signal to us, so that services stop in order.
         if let Err(error) = rustix::system::reboot(RebootCommand::CadOff) {
