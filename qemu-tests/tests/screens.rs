@@ -251,3 +251,11 @@ fn a_dead_serial_port_does_not_hold_up_the_boot() -> Result<()> {
     ensure!(!scene.server.requests_for(&format!("/{blob}")).is_empty(), "nothing was fetched");
     Ok(())
 }
+
+#[test]
+fn no_picture_is_promised_that_nobody_draws() -> Result<()> {
+    let scene = Scene::new("screens-no-threads")?;
+    let machine = scene.machine()?.append("zstrap.tries=1 zstrap.reboot_after=90").before("no-threads");
+    let mut vm = machine.with_screen().start()?;
+    vm.wait_screen(&["] network: refused reason=no-server", "] fail: try: "], BOUND).map(drop)
+}
