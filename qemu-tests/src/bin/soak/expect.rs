@@ -78,6 +78,10 @@ fn at_servers(plan: &Plan) -> (Outcome, BTreeSet<&'static str>) {
     // What a bad wire or a slow server costs an attempt, the next one makes good.
     let transient = ["io", "no-lease", "no-carrier", "no-server"];
     if is_spoilt || [Part::Config, Part::List, Part::Blobs].iter().any(|part| !is_had(plan, *part)) {
+        // An attempt may be over before the card is there through which the servers could be asked.
+        if plan.nics.iter().any(|nic| matches!(nic, Nic::Late(_))) {
+            reasons.extend(&transient[1..]);
+        }
         (Outcome::Refuses, reasons)
     } else if plan.servers.iter().any(|server| lacks(*server).is_none()) {
         reasons.extend(transient);
