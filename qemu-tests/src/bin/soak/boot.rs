@@ -60,8 +60,12 @@ fn watch(world: &mut World, vm: &mut Vm, expected: &Expected) -> Result<Exit> {
 
 fn judge(vm: &Vm, exit: &Exit, expected: &Expected, fingerprint: Option<&str>) -> Result<Ended> {
     let refusals = refusals(vm);
-    let strange = refusals.iter().find(|reason| !expected.reasons.contains(reason.as_str()));
-    if let Some(strange) = strange {
+    let last = refusals.len().saturating_sub(1);
+    let is_expected = |at: usize, reason: &str| {
+        expected.reasons.contains(reason) || (at < last && expected.early.contains(&reason))
+    };
+    let strange = refusals.iter().enumerate().find(|(at, reason)| !is_expected(*at, reason));
+    if let Some((_, strange)) = strange {
         return Err(vm.failed(&format!("refused for `{strange}`, expected one of {:?}", expected.reasons)));
     }
     let has_booted = exit.reason == Reason::PowerOff;

@@ -31,6 +31,8 @@ pub struct Expected {
     pub outcome: Outcome,
     /// Reasons that a failed attempt may give; also one before the attempt that boots.
     pub reasons: BTreeSet<&'static str>,
+    /// Those that only an attempt before the last one may give as well.
+    pub early: &'static [&'static str],
     /// Attempts before the reboot.
     pub tries: u32,
     /// From power-on to the end.
@@ -46,7 +48,14 @@ impl Expected {
             None => at_servers(plan),
         };
         let tries = if outcome == Outcome::Refuses { FEW_TRIES } else { TRIES };
-        Self { outcome, reasons, tries, bound: bound(plan, no_path.is_none()) }
+        // An attempt may be over before the card is there through which the servers can be asked.
+        let is_late = no_path.is_none() && plan.nics.iter().any(|nic| matches!(nic, Nic::Late(_)));
+        let early: &[_] = if is_late && outcome == Outcome::Refuses {
+            &["no-carrier", "no-lease", "no-server"]
+        } else {
+            &[]
+        };
+        Self { outcome, reasons, early, tries, bound: bound(plan, no_path.is_none()) }
     }
 }
 
@@ -78,10 +87,6 @@ fn at_servers(plan: &Plan) -> (Outcome, BTreeSet<&'static str>) {
     // What a bad wire or a slow server costs an attempt, the next one makes good.
     let transient = ["io", "no-lease", "no-carrier", "no-server"];
     if is_spoilt || [Part::Config, Part::List, Part::Blobs].iter().any(|part| !is_had(plan, *part)) {
-        // An attempt may be over before the card is there through which the servers could be asked.
-        if plan.nics.iter().any(|nic| matches!(nic, Nic::Late(_))) {
-            reasons.extend(&transient[1..]);
-        }
         (Outcome::Refuses, reasons)
     } else if plan.servers.iter().any(|server| lacks(*server).is_none()) {
         reasons.extend(transient);
@@ -244,5 +249,17 @@ mod tests {
         assert_eq!(without(&[Nic::Unplugged, Nic::Unplugged]), ["no-carrier"]);
         assert_eq!(without(&[Nic::Unplugged, Nic::Refusing]), ["no-lease"]);
         assert_eq!(without(&[Nic::Silent, Nic::Elsewhere]), ["no-server"]);
+    }
+
+    #[test]
+    fn only_the_last_attempt_must_have_seen_a_card_that_comes_late() {
+        let late = Plan { nics: vec![Nic::Elsewhere, Nic::Late(11)], ..spoilt() };
+        let expected = Expected::of(&late);
+        assert!(expected.early.contains(&"no-server") && !expected.reasons.contains("no-server"));
+        assert!(Expected::of(&spoilt()).early.is_empty());
+    }
+
+    fn spoilt() -> Plan {
+        Plan { damage: Some(Damage::LongerBlob), ..plan(&[Server::Healthy]) }
     }
 }

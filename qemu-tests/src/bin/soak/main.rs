@@ -85,9 +85,9 @@ impl Wanted {
 /// A plan, and what must come of it.
 fn described(wanted: &Wanted, number: u64) -> String {
     let plan = Plan::draw(wanted.seed, number);
-    let Expected { outcome, reasons, tries, bound } = Expected::of(&plan);
+    let Expected { outcome, reasons, early, tries, bound } = Expected::of(&plan);
     format!(
-        "boot {number} of seed {}: {outcome:?} within {} s and {tries} attempts, failures {reasons:?}\n{plan}",
+        "boot {number} of seed {}: {outcome:?} within {} s and {tries} attempts, failures {reasons:?}, before the last also {early:?}\n{plan}",
         wanted.seed,
         bound.as_secs()
     )
