@@ -57,7 +57,7 @@ codes! {
     // The kernel command line.
     BadLabel "ZS-CMD-01" "bad-label" never "correct the kernel command line; labels match [A-Za-z0-9._-]{1,64}";
     BadNetwork "ZS-CMD-02" "bad-network" never "correct zstrap.net= on the kernel command line: docs/network.md";
-    WrongBundle "ZS-CMD-03" "wrong-bundle" again "correct zstrap.bundle= on the kernel command line, or list the bundle in the config";
+    WrongBundle "ZS-CMD-03" "wrong-bundle" again "correct zstrap.bundle= on the kernel command line or --bundle of the image, or list the bundle in the config";
 
     // The network, up to an address.
     NoLink "ZS-NET-01" "no-link" again "check that the kernel has a driver for this network card (zstrap.log=debug)";

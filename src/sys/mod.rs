@@ -10,6 +10,7 @@ pub mod efi;
 pub mod fake;
 pub mod linux;
 pub mod names;
+pub mod priority;
 pub mod tty;
 pub mod watchdog;
 
