@@ -17,6 +17,7 @@ mod refuses;
 mod screens;
 mod servers;
 mod supervise;
+mod threshold;
 mod tls;
 
 /// With `autotests = false`, cargo would never look at a file that nobody names.
