@@ -18,6 +18,7 @@ mod screens;
 mod servers;
 mod supervise;
 mod tls;
+mod zos;
 
 /// With `autotests = false`, cargo would never look at a file that nobody names.
 #[test]
