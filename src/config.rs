@@ -45,17 +45,16 @@ pub enum Error {
     /// Not a config.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The kernel command line asks for a bundle that the config does not list.
-    #[error("zstrap.bundle={asked} is not among the bundles of the config: {allowed}")]
+    /// The kernel command line or the image asks for a bundle that the config does not list.
+    #[error("{by} {asked} is not among the bundles of the config: {allowed}")]
     Bundle {
-        /// On the command line.
+        /// Who asks.
+        by: &'static str,
+        /// On the command line or in the slot.
         asked: String,
         /// In the config.
         allowed: String,
     },
-    /// The config asks for what this version cannot do.
-    #[error("config asks for {0}, which this version cannot do")]
-    Unsupported(&'static str),
 }
 
 impl Refusal for Error {
@@ -67,7 +66,6 @@ impl Refusal for Error {
             Self::Config(ConfigError::MustUnderstand(_)) => Code::MustUnderstand,
             Self::Config(_) => Code::ConfigSyntax,
             Self::Bundle { .. } => Code::WrongBundle,
-            Self::Unsupported(_) => Code::NoDisk,
         }
     }
 
@@ -124,10 +122,7 @@ pub fn obtain(
     })?;
     let config = Config::parse_node(&signed.bytes)?;
     status::described(&config.description);
-    let bundle = chosen_bundle(&config, cmdline)?;
-    if config.root.size > 0 {
-        return Err(Error::Unsupported("a root on disk (root.size)"));
-    }
+    let bundle = chosen_bundle(&config, identity, cmdline)?;
     check_demands(&config)?;
     mention(&config);
     let (name, serial, after) =
@@ -165,9 +160,15 @@ fn newest(source: &dyn Source, identity: &Identity, now: Now) -> Result<Signed, 
     Ok(signed)
 }
 
-fn chosen_bundle(config: &Config, cmdline: &Cmdline) -> Result<Name, Error> {
-    let Some(asked) = cmdline.value("zstrap.bundle") else { return Ok(config.bundle.clone()) };
+/// Whoever stands before the machine wins over who made its image; neither goes beyond what the config lists.
+fn chosen_bundle(config: &Config, identity: &Identity, cmdline: &Cmdline) -> Result<Name, Error> {
+    let (by, asked) = match (cmdline.value("zstrap.bundle"), &identity.bundle) {
+        (Some(asked), _) => ("zstrap.bundle", asked),
+        (None, Some(asked)) => ("the image's bundle", asked.as_str()),
+        (None, None) => return Ok(config.bundle.clone()),
+    };
     config.allowed_bundles().find(|name| name.as_str() == asked).cloned().ok_or_else(|| Error::Bundle {
+        by,
         asked: asked.to_owned(),
         allowed: config.allowed_bundles().map(Name::as_str).collect::<Vec<_>>().join(" "),
     })
@@ -229,6 +230,19 @@ mod tests {
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(obtain_with(&site, &identity, "zstrap.bundle=other").unwrap().bundle().as_str(), "other");
         assert_eq!(reason(&site, &identity, "zstrap.bundle=third"), "wrong-bundle");
+    }
+
+    #[test]
+    fn the_image_chooses_only_among_the_listed_and_the_command_line_wins() {
+        let json = r#"{"version":1,"bundle":"demo","bundles":["other"],"exec":["/init"]}"#;
+        let (site, mut identity) = fake::site_with_config(json);
+        identity.bundle = Some("other".parse().unwrap());
+        assert_eq!(obtain_with(&site, &identity, "").unwrap().bundle().as_str(), "other");
+        assert_eq!(obtain_with(&site, &identity, "zstrap.bundle=demo").unwrap().bundle().as_str(), "demo");
+        identity.bundle = Some("third".parse().unwrap());
+        assert_eq!(reason(&site, &identity, ""), "wrong-bundle");
+        // What the command line says is good, so nobody asks what the image says.
+        assert_eq!(obtain_with(&site, &identity, "zstrap.bundle=demo").unwrap().bundle().as_str(), "demo");
     }
 
     #[test]

@@ -6,11 +6,15 @@
 //! images boot new configs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use base64ct::{Base64Unpadded, Encoding};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::name::Name;
@@ -29,6 +33,19 @@ const DEFAULT_HEADROOM_PERCENT: u64 = 25;
 /// How long services may take to stop before a reboot, in seconds.
 const DEFAULT_GRACE: u64 = 10;
 const MAX_DESCRIPTION: usize = 500;
+/// The longest time beyond its expiry that a list of the disk may boot, in seconds.
+pub const MAX_OFFLINE_GRACE: u64 = 30 * DAY;
+/// What the overlay interface is called.
+const DEFAULT_INTERFACE: &str = "mycelium";
+/// The longest name of an interface: what Linux takes.
+const MAX_INTERFACE: usize = 15;
+
+/// What a login may cost: less is guessed too fast, more is a way to stall a small node.
+const ARGON2_KIB: RangeInclusive<u32> = 19_456..=65_536;
+const ARGON2_PASSES: RangeInclusive<u32> = 1..=10;
+const ARGON2_LANES: RangeInclusive<u32> = 1..=4;
+const SALT_BYTES: RangeInclusive<usize> = 8..=48;
+const HASH_BYTES: RangeInclusive<usize> = 12..=64;
 
 /// Fields of each object of version 1, by its dotted name.
 const KNOWN: [(&str, &[&str]); 5] = [
@@ -56,9 +73,9 @@ const KNOWN: [(&str, &[&str]); 5] = [
             "must_understand",
         ],
     ),
-    ("root", &["size", "headroom", "disk"]),
-    ("root.disk", &["serial", "wwn", "erase"]),
-    ("mycelium", &["peers", "listen"]),
+    ("root", &["size", "headroom", "disk", "offline_grace"]),
+    ("root.disk", &["serial", "wwn", "path", "size", "erase"]),
+    ("mycelium", &["peers", "listen", "interface"]),
     ("debug", &["enabled", "allow", "password_hash"]),
 ];
 
@@ -140,8 +157,10 @@ pub struct Root {
     pub size: u64,
     /// Room beyond the files in a RAM root.
     pub headroom: Headroom,
-    /// The one disk that may be used; any free one if absent.
+    /// The one disk that may be used; absent is [`DiskSelector::Auto`].
     pub disk: Option<Disk>,
+    /// Seconds beyond its expiry that a list or config of the disk may boot when no server is reachable.
+    pub offline_grace: u64,
 }
 
 /// Room beyond the files.
@@ -165,31 +184,48 @@ impl Headroom {
     }
 }
 
-/// A disk by what is printed on it, not by where it is plugged in.
+/// The disk that holds our partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Which one.
     pub selector: DiskSelector,
-    /// Whether it may be erased although it is not free.
+    /// Whether it may be erased although it is not free; only with a selector that one disk alone can match.
     pub erase: bool,
 }
 
-/// How a disk is named.
+/// How a disk is chosen. All but the first three name disks; USB disks are chosen only by a serial, WWN or path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskSelector {
-    /// Serial number.
+    /// The one free disk; with two of them none.
+    Auto,
+    /// The smallest free disk.
+    Smallest,
+    /// The largest free disk.
+    Largest,
+    /// Serial number: printed on the disk.
     Serial(String),
-    /// World Wide Name.
+    /// World Wide Name: printed on the disk.
     Wwn(String),
+    /// Where it is plugged in, by its name in `/dev/disk/by-path`.
+    Path(String),
+    /// The one free disk of a size in this range, in bytes.
+    Size {
+        /// 0 if any.
+        least: u64,
+        /// `u64::MAX` if any.
+        most: u64,
+    },
 }
 
 /// Settings of the overlay network.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mycelium {
     /// Nodes to connect to.
     pub peers: Vec<PeerAddress>,
     /// Addresses to listen at.
     pub listen: Vec<PeerAddress>,
+    /// Its network interface: one name that a program, a rule and a path can take as it is.
+    pub interface: String,
 }
 
 /// `tcp://HOST:PORT` or `quic://HOST:PORT`.
@@ -411,14 +447,46 @@ struct RawRoot {
     size: Option<String>,
     headroom: Option<String>,
     disk: Option<RawDisk>,
+    offline_grace: Option<String>,
+}
+
+/// A word, or an object that names disks.
+enum RawDisk {
+    Word(String),
+    Named(RawNamed),
 }
 
 #[derive(Deserialize)]
-struct RawDisk {
+struct RawNamed {
     serial: Option<String>,
     wwn: Option<String>,
+    path: Option<String>,
+    size: Option<String>,
     #[serde(default)]
     erase: bool,
+}
+
+/// By hand: serde's untagged enums forget where and what was wrong, and cost the init more.
+impl<'de> Deserialize<'de> for RawDisk {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = RawDisk;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word or an object")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<RawDisk, E> {
+                Ok(RawDisk::Word(word.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawDisk, A::Error> {
+                RawNamed::deserialize(MapAccessDeserializer::new(map)).map(RawDisk::Named)
+            }
+        }
+        from.deserialize_any(Either)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -427,6 +495,7 @@ struct RawMycelium {
     peers: Vec<String>,
     #[serde(default)]
     listen: Vec<String>,
+    interface: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -466,10 +535,7 @@ impl TryFrom<RawConfig> for Config {
             bundles: all("bundles", &raw.bundles)?,
             root: raw.root.check()?,
             registrars: raw.registrars.iter().map(|u| web_url("registrars", u)).collect::<Result<_, _>>()?,
-            mycelium: Mycelium {
-                peers: all("mycelium.peers", &raw.mycelium.peers)?,
-                listen: all("mycelium.listen", &raw.mycelium.listen)?,
-            },
+            mycelium: raw.mycelium.check()?,
             debug: raw.debug.check()?,
             exec: raw.exec,
             supervise: raw.supervise,
@@ -552,10 +618,23 @@ impl RawRoot {
             },
         };
         let disk = self.disk.map(RawDisk::check).transpose()?;
+        let offline_grace = self.offline_grace.map_or(Ok(0), |text| offline_grace(&text))?;
         if size == 0 && disk.is_some() {
             return Err(field("root.disk", "names a disk, but root.size is \"0\": a root in RAM"));
         }
-        Ok(Root { size, headroom, disk })
+        if size == 0 && offline_grace != 0 {
+            return Err(field("root.offline_grace", "is for a disk, but root.size is \"0\": a root in RAM"));
+        }
+        Ok(Root { size, headroom, disk, offline_grace })
+    }
+}
+
+/// `"0"` or a span.
+fn offline_grace(text: &str) -> Result<u64, ConfigError> {
+    match if text == "0" { Ok(0) } else { parse_span(text) } {
+        Ok(seconds) if seconds <= MAX_OFFLINE_GRACE => Ok(seconds),
+        Ok(_) => Err(field("root.offline_grace", format!("{text:?} is more than 30d"))),
+        Err(error) => Err(field("root.offline_grace", error)),
     }
 }
 
@@ -582,23 +661,93 @@ fn size_of(name: &'static str, text: &str) -> Result<u64, ConfigError> {
 
 impl RawDisk {
     fn check(self) -> Result<Disk, ConfigError> {
-        let word = |text: &str| (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        let selector = match (self.serial, self.wwn) {
-            (Some(serial), None) if word(&serial) => DiskSelector::Serial(serial),
-            (None, Some(wwn)) if word(&wwn) => DiskSelector::Wwn(wwn),
-            _ => return Err(field("root.disk", "expected either a serial or a wwn, one word")),
+        let word = match self {
+            Self::Named(named) => return named.check(),
+            Self::Word(word) => word,
         };
+        let selector = match word.as_str() {
+            "auto" => DiskSelector::Auto,
+            "smallest" => DiskSelector::Smallest,
+            "largest" => DiskSelector::Largest,
+            _ => return Err(field("root.disk", format!("{word:?} is not one of auto, smallest, largest"))),
+        };
+        Ok(Disk { selector, erase: false })
+    }
+}
+
+impl RawNamed {
+    fn check(self) -> Result<Disk, ConfigError> {
+        let selector = match (self.serial, self.wwn, self.path, self.size) {
+            (Some(serial), None, None, None) => DiskSelector::Serial(disk_word("root.disk.serial", serial)?),
+            (None, Some(wwn), None, None) => DiskSelector::Wwn(disk_word("root.disk.wwn", wwn)?),
+            (None, None, Some(path), None) => DiskSelector::Path(disk_path(path)?),
+            (None, None, None, Some(sizes)) => size_range(&sizes)?,
+            _ => return Err(field("root.disk", "expected exactly one of serial, wwn, path and size")),
+        };
+        // A size or a socket may be that of another disk tomorrow.
+        if self.erase && !matches!(selector, DiskSelector::Serial(_) | DiskSelector::Wwn(_)) {
+            return Err(field(
+                "root.disk.erase",
+                "expected a serial or a wwn beside it: one disk and no other",
+            ));
+        }
         Ok(Disk { selector, erase: self.erase })
+    }
+}
+
+fn disk_word(name: &'static str, text: String) -> Result<String, ConfigError> {
+    if (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(text)
+    } else {
+        Err(field(name, format!("{text:?} is not one word of at most 128 bytes of visible ASCII")))
+    }
+}
+
+fn disk_path(text: String) -> Result<String, ConfigError> {
+    let text = disk_word("root.disk.path", text)?;
+    if text.contains('/') {
+        return Err(field("root.disk.path", format!("{text:?} is not a name in /dev/disk/by-path")));
+    }
+    Ok(text)
+}
+
+/// `LEAST..MOST`, each a size with its unit, one of them optional.
+fn size_range(text: &str) -> Result<DiskSelector, ConfigError> {
+    const NAME: &str = "root.disk.size";
+    let wrong = || field(NAME, format!("{text:?} is not LEAST..MOST, LEAST.. or ..MOST, the least first"));
+    let (least, most) = text.split_once("..").ok_or_else(wrong)?;
+    let bound = |side: &str, open: u64| if side.is_empty() { Ok(open) } else { size_of(NAME, side) };
+    let (least, most) = (bound(least, 0)?, bound(most, u64::MAX)?);
+    if text == ".." || least > most { Err(wrong()) } else { Ok(DiskSelector::Size { least, most }) }
+}
+
+impl RawMycelium {
+    fn check(self) -> Result<Mycelium, ConfigError> {
+        let interface = self.interface.unwrap_or_else(|| DEFAULT_INTERFACE.to_owned());
+        let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let good = interface.len() <= MAX_INTERFACE
+            && interface.bytes().all(|b| letter(b) || b == b'-' || b == b'_')
+            // It becomes an argument: none that looks like an option.
+            && interface.bytes().next().is_some_and(letter);
+        if !good {
+            return Err(field(
+                "mycelium.interface",
+                format!("{interface:?} does not match [a-z0-9][a-z0-9_-]{{0,14}}"),
+            ));
+        }
+        Ok(Mycelium {
+            peers: all("mycelium.peers", &self.peers)?,
+            listen: all("mycelium.listen", &self.listen)?,
+            interface,
+        })
     }
 }
 
 impl RawDebug {
     fn check(self) -> Result<Option<Debug>, ConfigError> {
         let allow: Vec<Network> = all("debug.allow", &self.allow)?;
-        if let Some(hash) = &self.password_hash
-            && !is_argon2id(hash)
-        {
-            return Err(field("debug.password_hash", "expected an argon2id hash ($argon2id$v=19$m=…)"));
+        if let Some(hash) = &self.password_hash {
+            check_argon2id(hash).map_err(|problem| field("debug.password_hash", problem))?;
         }
         match (self.enabled, self.password_hash) {
             (false, _) => Ok(None),
@@ -609,23 +758,39 @@ impl RawDebug {
     }
 }
 
-/// The PHC string form: `$argon2id$v=19$m=…,t=…,p=…$SALT$HASH`.
-fn is_argon2id(text: &str) -> bool {
+/// The PHC string form: `$argon2id$v=19$m=…,t=…,p=…$SALT$HASH`, within what a node is willing to compute.
+fn check_argon2id(text: &str) -> Result<(), String> {
     let parts: Vec<&str> = text.split('$').collect();
-    let base64 = |part: &str| {
-        part.len() >= 11 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
+    let ["", "argon2id", "v=19", costs, salt, hash] = parts[..] else {
+        return Err("expected an argon2id hash ($argon2id$v=19$m=…)".to_owned());
     };
-    let cost = |part: &str| {
-        let values: Vec<_> = part.split(',').filter_map(|word| word.split_once('=')).collect();
-        let names: Vec<_> = values.iter().map(|(name, _)| *name).collect();
-        names == ["m", "t", "p"] && values.iter().all(|(_, n)| digits::<u32>(n).is_some_and(|n| n > 0))
+    let costs: Vec<&str> = costs.split(',').collect();
+    let [memory, passes, lanes] = costs[..] else {
+        return Err("expected the costs m=…,t=…,p=…".to_owned());
     };
-    match parts[..] {
-        ["", "argon2id", "v=19", costs, salt, hash] => {
-            text.len() <= 512 && cost(costs) && base64(salt) && base64(hash)
-        }
-        _ => false,
+    check_cost("m", memory, ARGON2_KIB)?;
+    check_cost("t", passes, ARGON2_PASSES)?;
+    check_cost("p", lanes, ARGON2_LANES)?;
+    check_base64("salt", salt, SALT_BYTES)?;
+    check_base64("hash", hash, HASH_BYTES)
+}
+
+fn check_cost(name: &str, text: &str, range: RangeInclusive<u32>) -> Result<(), String> {
+    let value = text.strip_prefix(name).and_then(|rest| rest.strip_prefix('='));
+    // As PHC wants numbers: no sign, no zeros before them.
+    let value = value.filter(|v| !v.starts_with('0')).and_then(digits::<u32>);
+    if value.is_some_and(|value| range.contains(&value)) {
+        return Ok(());
     }
+    Err(format!("{text:?} is not {name}= and a number from {} to {}", range.start(), range.end()))
+}
+
+fn check_base64(name: &str, text: &str, bytes: RangeInclusive<usize>) -> Result<(), String> {
+    let decoded = Base64Unpadded::decode_vec(text).ok();
+    if decoded.is_some_and(|decoded| bytes.contains(&decoded.len())) {
+        return Ok(());
+    }
+    Err(format!("{name} is not {} to {} bytes in base64 without padding", bytes.start(), bytes.end()))
 }
 
 #[cfg(test)]
@@ -656,7 +821,11 @@ mod tests {
     #[test]
     fn the_least_config_has_documented_defaults() {
         let config = Config::parse_strict(minimal().to_string().as_bytes()).unwrap();
-        assert_eq!(config.root, Root { size: 0, headroom: Headroom::Percent(25), disk: None });
+        assert_eq!(
+            config.root,
+            Root { size: 0, headroom: Headroom::Percent(25), disk: None, offline_grace: 0 }
+        );
+        assert_eq!(config.mycelium, Mycelium { peers: vec![], listen: vec![], interface: "mycelium".into() });
         assert_eq!((config.grace, config.min_serial, config.supervise), (10, 0, false));
         assert_eq!(config.on_failure, OnFailure::Reboot);
         assert_eq!(config.allowed_bundles().count(), 1);
@@ -666,9 +835,11 @@ mod tests {
     fn every_field_is_read() {
         let config = json!({
             "version": 1, "description": "Färm", "bundle": "zos", "bundles": ["zos-dev"],
-            "root": {"size": "1GiB", "headroom": "256MiB", "disk": {"serial": "S1", "erase": true}},
+            "root": {"size": "1GiB", "headroom": "256MiB", "disk": {"serial": "S1", "erase": true},
+                     "offline_grace": "7d"},
             "registrars": ["https://registrar.example.org/v1"],
-            "mycelium": {"peers": ["tcp://1.2.3.4:9651", "quic://[2001:db8::1]:9651"], "listen": ["tcp://[::]:9651"]},
+            "mycelium": {"peers": ["tcp://1.2.3.4:9651", "quic://[2001:db8::1]:9651"], "listen": ["tcp://[::]:9651"],
+                         "interface": "my-net_0"},
             "debug": {"enabled": true, "allow": ["10.0.0.0/8", "2001:db8::1"], "password_hash": HASH},
             "exec": ["/sbin/zinit", "init"], "supervise": true, "env": {"A": "b"}, "log": "debug",
             "on_failure": "power-off", "watchdog": "60s", "report": "http://r.example.org", "grace": "20s",
@@ -677,6 +848,8 @@ mod tests {
         let config = Config::parse_strict(config.to_string().as_bytes()).unwrap();
         assert_eq!(config.root.size, 1 << 30);
         assert_eq!(config.root.headroom.bytes(1), 256 * MIB);
+        assert_eq!(config.root.offline_grace, 7 * DAY);
+        assert_eq!(config.mycelium.interface, "my-net_0");
         assert_eq!(config.mycelium.peers[1].as_str(), "quic://[2001:db8::1]:9651");
         assert_eq!(config.debug.unwrap().allow[1].prefix, 128);
         assert_eq!((config.watchdog, config.grace, config.min_serial), (Some(60), 20, 7));
@@ -693,11 +866,80 @@ mod tests {
             assert_eq!(problem_field("debug", debug(json!([network]), HASH.into())), "debug.allow");
         }
         for clear in
-            ["secret", "$argon2i$v=19$m=1,t=1,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub", "$argon2id$", ""]
+            ["secret", "$argon2i$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub", "$argon2id$", ""]
         {
             assert_eq!(problem_field("debug", debug(json!(["::1"]), clear.into())), "debug.password_hash");
         }
         assert_eq!(with("debug", json!({"enabled": false})).unwrap().debug, None);
+    }
+
+    #[test]
+    fn a_hash_costs_neither_too_little_nor_too_much() {
+        let hash = |costs: &str| format!("$argon2id$v=19${costs}$c29tZXNhbHRzb21l$RdescudvJCsgt3ub");
+        for good in ["m=19456,t=2,p=1", "m=65536,t=10,p=4", "m=20000,t=1,p=1"] {
+            assert_eq!(check_argon2id(&hash(good)), Ok(()), "{good}");
+        }
+        for bad in [
+            "m=19455,t=2,p=1",
+            "m=65537,t=2,p=1",
+            "m=19456,t=0,p=1",
+            "m=19456,t=11,p=1",
+            "m=19456,t=2,p=0",
+            "m=19456,t=2,p=5",
+            "m=019456,t=2,p=1",
+            "m=+19456,t=2,p=1",
+            "t=2,m=19456,p=1",
+            "m=19456,t=2",
+            "m=19456,t=2,p=1,keyid=x",
+        ] {
+            assert!(check_argon2id(&hash(bad)).is_err(), "{bad}");
+        }
+        let parts = |salt: &str, hash: &str| {
+            check_argon2id(&format!("$argon2id$v=19$m=19456,t=2,p=1${salt}${hash}")).is_ok()
+        };
+        assert!(parts("c29tZXNhbHRzb21l", "RdescudvJCsgt3ub"));
+        for (salt, hash) in [
+            ("c29tZXNhbA", "RdescudvJCsgt3ub"),
+            ("c29tZXNhbHRzb21l", "RdescudvJCsgt3s"),
+            ("c29tZXNhbHRzb21l", "RdescudvJCsgt3ub="),
+            ("c29tZXNhbHRzb21l", "RdescudvJCsgt3ub$"),
+            ("c29tZXNhbHRzb21_", "RdescudvJCsgt3ub"),
+        ] {
+            assert!(!parts(salt, hash), "{salt} {hash}");
+        }
+    }
+
+    #[test]
+    fn a_disk_is_chosen_in_seven_ways() {
+        let chosen = |disk: Value| {
+            let disk = with("root", json!({"size": "1GiB", "disk": disk})).unwrap().root.disk.unwrap();
+            assert!(!disk.erase);
+            disk.selector
+        };
+        let sizes = |text: &str| chosen(json!({"size": text}));
+        assert_eq!(chosen(json!("auto")), DiskSelector::Auto);
+        assert_eq!(chosen(json!("smallest")), DiskSelector::Smallest);
+        assert_eq!(chosen(json!("largest")), DiskSelector::Largest);
+        assert_eq!(chosen(json!({"serial": "S1"})), DiskSelector::Serial("S1".into()));
+        assert_eq!(chosen(json!({"wwn": "0x5"})), DiskSelector::Wwn("0x5".into()));
+        let path = "pci-0000:00:04.0-nvme-1";
+        assert_eq!(chosen(json!({"path": path})), DiskSelector::Path(path.into()));
+        let gib = 1024 * MIB;
+        assert_eq!(sizes("400GiB..600GiB"), DiskSelector::Size { least: 400 * gib, most: 600 * gib });
+        assert_eq!(sizes("1GiB..1GiB"), DiskSelector::Size { least: gib, most: gib });
+        assert_eq!(sizes("1GiB.."), DiskSelector::Size { least: gib, most: u64::MAX });
+        assert_eq!(sizes("..1GiB"), DiskSelector::Size { least: 0, most: gib });
+    }
+
+    #[test]
+    fn a_disk_is_erased_only_by_a_name_that_no_other_has() {
+        let erase = |disk: Value| with("root", json!({"size": "1GiB", "disk": disk}));
+        assert!(erase(json!({"serial": "x", "erase": true})).unwrap().root.disk.unwrap().erase);
+        assert!(erase(json!({"wwn": "x", "erase": true})).unwrap().root.disk.unwrap().erase);
+        for (name, value) in [("path", "pci-0"), ("size", "1GiB..")] {
+            let error = erase(json!({name: value, "erase": true})).unwrap_err();
+            assert!(matches!(error, ConfigError::Field { field: "root.disk.erase", .. }), "{error}");
+        }
     }
 
     #[test]
@@ -746,6 +988,23 @@ mod tests {
             ("root", json!({"size": "+1GiB"}), "root.size"),
             ("root", json!({"disk": {"serial": "x"}}), "root.disk"),
             ("root", json!({"size": "1GiB", "disk": {"serial": "x", "wwn": "y"}}), "root.disk"),
+            ("root", json!({"size": "1GiB", "disk": {"erase": true}}), "root.disk"),
+            ("root", json!({"size": "1GiB", "disk": "any"}), "root.disk"),
+            ("root", json!({"disk": "auto"}), "root.disk"),
+            ("root", json!({"size": "1GiB", "disk": {"serial": "a b"}}), "root.disk.serial"),
+            ("root", json!({"size": "1GiB", "disk": {"wwn": ""}}), "root.disk.wwn"),
+            ("root", json!({"size": "1GiB", "disk": {"path": "/dev/sda"}}), "root.disk.path"),
+            ("root", json!({"size": "1GiB", "disk": {"size": "1GiB"}}), "root.disk.size"),
+            ("root", json!({"size": "1GiB", "disk": {"size": ".."}}), "root.disk.size"),
+            ("root", json!({"size": "1GiB", "disk": {"size": "2GiB..1GiB"}}), "root.disk.size"),
+            ("root", json!({"size": "1GiB", "disk": {"size": "1GiB..2"}}), "root.disk.size"),
+            ("root", json!({"size": "1GiB", "offline_grace": "31d"}), "root.offline_grace"),
+            ("root", json!({"size": "1GiB", "offline_grace": "7"}), "root.offline_grace"),
+            ("root", json!({"offline_grace": "7d"}), "root.offline_grace"),
+            ("mycelium", json!({"interface": ""}), "mycelium.interface"),
+            ("mycelium", json!({"interface": "sixteen-letters-"}), "mycelium.interface"),
+            ("mycelium", json!({"interface": "-k"}), "mycelium.interface"),
+            ("mycelium", json!({"interface": "a/b"}), "mycelium.interface"),
             ("mycelium", json!({"peers": ["tcp://1.2.3.4"]}), "mycelium.peers"),
             ("mycelium", json!({"listen": ["udp://1.2.3.4:1"]}), "mycelium.listen"),
             ("registrars", json!(["file:///x"]), "registrars"),
@@ -763,6 +1022,15 @@ mod tests {
     fn refuses_other_types_versions_and_repeated_fields() {
         assert!(matches!(with("exec", json!("x")), Err(ConfigError::Json(_))));
         assert!(matches!(with("log", json!("loud")), Err(ConfigError::Json(_))));
+        for disk in [json!(1), json!(["auto"]), json!({"serial": 1})] {
+            let root = json!({"size": "1GiB", "disk": disk});
+            assert!(matches!(with("root", root), Err(ConfigError::Json(_))), "{disk}");
+        }
+        let serials = r#"{"version":1,"bundle":"a","exec":["/x"],
+            "root":{"size":"1GiB","disk":{"serial":"a","serial":"b"}}}"#;
+        assert!(
+            matches!(Config::parse_node(serials.as_bytes()), Err(ConfigError::Json(text)) if text.contains("duplicate"))
+        );
         assert_eq!(with("version", json!(2)).unwrap_err(), ConfigError::Version(2));
         let twice = r#"{"version":1,"bundle":"a","bundle":"b","exec":["/x"]}"#;
         assert!(

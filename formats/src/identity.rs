@@ -21,7 +21,8 @@ use crate::url::{Scheme, Url, UrlError};
 pub const VERSION: u32 = 1;
 /// More servers than anyone waits for.
 const MAX_SERVERS: usize = 16;
-const MAX_KEYS: usize = 16;
+/// The most keys that an image trusts.
+pub const MAX_KEYS: usize = 16;
 
 /// Why an identity is not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -124,6 +125,8 @@ pub struct Identity {
     pub keyring: Keyring,
     /// Which config.
     pub config: ConfigChoice,
+    /// Which of that config's bundles, if not its first.
+    pub bundle: Option<Name>,
     /// Whose farm.
     pub farmer_id: Label,
     /// Which pool of machines in it.
@@ -154,6 +157,8 @@ struct RawIdentity {
     keys: Vec<String>,
     threshold: usize,
     config: RawChoice,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bundle: Option<Name>,
     farmer_id: Label,
     farming_pool_id: Label,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -208,6 +213,7 @@ impl Identity {
                 md5: self.config.pin.map(|pin| pin.md5),
                 sha256: self.config.pin.map(|pin| pin.sha256),
             },
+            bundle: self.bundle.clone(),
             farmer_id: self.farmer_id.clone(),
             farming_pool_id: self.farming_pool_id.clone(),
             ca: self.ca.clone(),
@@ -242,6 +248,7 @@ impl TryFrom<RawIdentity> for Identity {
             servers: raw.servers.iter().map(|url| url.parse()).collect::<Result<_, _>>()?,
             keyring: Keyring::new(keys, raw.threshold)?,
             config: ConfigChoice { name: raw.config.name, pin },
+            bundle: raw.bundle,
             farmer_id: raw.farmer_id,
             farming_pool_id: raw.farming_pool_id,
             ca: raw.ca.map(check_ca).transpose()?,
@@ -295,6 +302,12 @@ mod tests {
         let again = Identity::parse(identity.to_json().as_bytes()).unwrap();
         assert_eq!(again.to_json(), identity.to_json());
         assert_eq!(again.config.pin, Some(Pin { md5, sha256 }));
+        assert_eq!(again.bundle, None);
+        let other = with("bundle", json!("zos-dev")).unwrap();
+        assert_eq!(
+            Identity::parse(other.to_json().as_bytes()).unwrap().bundle,
+            Some("zos-dev".parse().unwrap())
+        );
         assert_eq!((again.network, again.clock, again.log), (Network::default(), Clock::Hardware, None));
     }
 
@@ -334,6 +347,7 @@ mod tests {
     fn refuses_unknown_fields_and_other_versions() {
         assert!(matches!(with("extra", json!(1)), Err(IdentityError::Json(_))));
         assert!(matches!(with("farmer_id", json!("a b")), Err(IdentityError::Json(_))));
+        assert!(matches!(with("bundle", json!("../x")), Err(IdentityError::Json(_))));
         assert!(matches!(with("log", json!("loud")), Err(IdentityError::Json(_))));
         assert_eq!(with("version", json!(2)).unwrap_err(), IdentityError::Version(2));
         assert!(matches!(with("network", json!("static")), Err(IdentityError::Network(_))));

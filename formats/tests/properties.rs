@@ -247,21 +247,24 @@ fn identity() -> impl Strategy<Value = Identity> {
     });
     let log = option::of(select(vec![LogLevel::Quiet, LogLevel::Normal, LogLevel::Debug]));
     let clock = select(vec![Clock::Hardware, Clock::Network]);
-    let choice = (name(), pin);
+    let choice = (name(), pin, option::of(name()));
     let web = (ca, proxy, network());
     (timestamp(), vec(url(), 1..=16), keyring, choice, (label(), label()), web, clock, log).prop_map(
-        |(build_time, servers, keyring, (name, pin), labels, (ca, proxy, network), clock, log)| Identity {
-            build_time,
-            servers,
-            keyring,
-            config: ConfigChoice { name, pin },
-            farmer_id: labels.0,
-            farming_pool_id: labels.1,
-            ca,
-            proxy,
-            network,
-            clock,
-            log,
+        |(build_time, servers, keyring, (name, pin, bundle), labels, (ca, proxy, network), clock, log)| {
+            Identity {
+                build_time,
+                servers,
+                keyring,
+                config: ConfigChoice { name, pin },
+                bundle,
+                farmer_id: labels.0,
+                farming_pool_id: labels.1,
+                ca,
+                proxy,
+                network,
+                clock,
+                log,
+            }
         },
     )
 }

@@ -260,7 +260,8 @@ fn the_config_with_every_field() {
     assert_eq!(config.mycelium.listen, ["tcp://[::]:9651".parse().unwrap()]);
     let bundles: Vec<_> = config.allowed_bundles().map(|name| name.as_str()).collect();
     let disk = Disk { selector: DiskSelector::Serial("S4EVNX0M".to_owned()), erase: true };
-    let root = Root { size: 20 << 30, headroom: Headroom::Bytes(256 << 20), disk: Some(disk) };
+    let root =
+        Root { size: 20 << 30, headroom: Headroom::Bytes(256 << 20), disk: Some(disk), offline_grace: 0 };
     assert_eq!(bundles, ["zos-prod", "zos-dev", "demo"]);
     assert_eq!((config.description.as_str(), config.root), ("Zero-OS, production", root));
     assert_eq!(config.registrars, ["https://registrar.example.org/v1".parse().unwrap()]);
@@ -272,6 +273,41 @@ fn the_config_with_every_field() {
     assert_eq!(config.report, Some("https://boot.example.org/report".parse().unwrap()));
     assert_eq!(config.must_understand, ["root.disk", "debug"]);
     assert!(config.unknown_fields.is_empty());
+}
+
+#[test]
+fn the_config_with_every_field_of_today() {
+    let mut config = Config::parse_strict(&bytes("config/every-field.json")).unwrap();
+    assert_eq!((config.root.offline_grace, config.mycelium.interface.as_str()), (7 * 86_400, "mycelium"));
+    assert_eq!(config.debug.as_ref().unwrap().allow[0], "400::/7".parse().unwrap());
+    assert_eq!(config.must_understand, ["root.offline_grace", "mycelium.interface"]);
+    // All else is as in 1.0.
+    let full = Config::parse_strict(&bytes("config/full.json")).unwrap();
+    config.root.offline_grace = 0;
+    config.debug.as_mut().unwrap().allow[0] = "10.0.0.0/8".parse().unwrap();
+    config.must_understand.clone_from(&full.must_understand);
+    assert_eq!(config, full);
+    let minimal = Config::parse_strict(&bytes("config/minimal.json")).unwrap();
+    assert_eq!(minimal, Config::parse_strict(&bytes("config/every-default.json")).unwrap());
+    assert_eq!((minimal.root.offline_grace, minimal.mycelium.interface.as_str()), (0, "mycelium"));
+}
+
+#[test]
+fn the_configs_that_choose_a_disk() {
+    const GIB: u64 = 1 << 30;
+    let path = "pci-0000:00:04.0-nvme-1".to_owned();
+    for (name, selector) in [
+        ("auto", DiskSelector::Auto),
+        ("smallest", DiskSelector::Smallest),
+        ("largest", DiskSelector::Largest),
+        ("by-path", DiskSelector::Path(path)),
+        ("by-size", DiskSelector::Size { least: 400 * GIB, most: 600 * GIB }),
+        ("at-least", DiskSelector::Size { least: 400 * GIB, most: u64::MAX }),
+        ("at-most", DiskSelector::Size { least: 0, most: 1024 * GIB }),
+    ] {
+        let config = Config::parse_strict(&bytes(&format!("config/disk-{name}.json"))).unwrap();
+        assert_eq!(config.root.disk, Some(Disk { selector, erase: false }), "{name}");
+    }
 }
 
 #[test]
@@ -311,6 +347,16 @@ fn the_identity_with_every_field() {
     assert!(identity.ca.unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
     assert_eq!(identity.proxy, Some("http://proxy.example.org:3128".parse().unwrap()));
     assert_eq!((identity.clock, identity.log), (Clock::Network, Some(LogLevel::Normal)));
+    assert_eq!(identity.bundle, None);
+}
+
+#[test]
+fn the_identity_with_every_field_of_today() {
+    let mut identity = Identity::parse(&bytes("identity/every-field.json")).unwrap();
+    assert_eq!(identity.to_json(), text("identity/every-field.json"));
+    assert_eq!(identity.bundle.take(), Some("zos-dev".parse().unwrap()));
+    // All else is as in 1.0.
+    assert_eq!(identity.to_json(), text("identity/full.json"));
 }
 
 #[test]

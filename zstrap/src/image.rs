@@ -25,7 +25,7 @@ use zstrap_mkimage::netboot::{self, Parts};
 use crate::authority;
 use crate::config;
 use crate::output;
-use crate::sign::read_public;
+use crate::signers::read_public;
 use crate::site::Site;
 
 /// The commands about images.
@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Boots exactly the config of today (by MD5 and SHA-256), not its successors
     #[arg(long)]
     pub pin: bool,
+    /// Boots this one of the config's bundles instead of its first
+    #[arg(long, value_name = "NAME")]
+    pub bundle: Option<Name>,
     /// Where nodes reach the site: an http or https URL, or file:///DIR on boot
     /// media; repeatable, and tried in this order
     #[arg(long = "server", value_name = "URL", required = true)]
@@ -167,6 +170,7 @@ pub fn identity(arguments: &Arguments, build_time: Option<Timestamp>) -> anyhow:
         servers: arguments.servers.clone(),
         keyring,
         config: ConfigChoice { name: arguments.config.clone(), pin },
+        bundle: arguments.bundle.clone(),
         farmer_id: arguments.farmer.clone(),
         farming_pool_id: arguments.pool.clone(),
         ca: arguments.ca.as_ref().map(read_ca).transpose()?,
@@ -188,6 +192,10 @@ fn newest_signature(
 ) -> anyhow::Result<Timestamp> {
     let mut newest = signed_at(site, &site::config(&arguments.config, serial), json, keyring)?;
     let config = Config::parse_node(json).with_context(|| format!("reading config {}", arguments.config))?;
+    if let Some(bundle) = &arguments.bundle {
+        let among = config.allowed_bundles().any(|allowed| allowed == bundle);
+        ensure!(among, "bundle {bundle} is not among the bundles of config {}", arguments.config);
+    }
     for bundle in config.allowed_bundles() {
         let Some(serial) = site.latest(&site::bundle_latest(bundle, arguments.arch))? else {
             log::warn!("bundle {bundle} is not on the site for {}", arguments.arch);

@@ -75,6 +75,31 @@ fn the_slot_carries_what_was_asked_for() {
 }
 
 #[test]
+fn an_image_boots_another_bundle_of_its_config_and_no_other() {
+    let work = ready();
+    work.write(
+        "two.json",
+        r#"{"version": 1, "bundle": "demo", "bundles": ["other"], "exec": ["/sbin/init"]}"#,
+    );
+    done(work.zstrap(&[
+        "config",
+        "add",
+        "two.json",
+        "--site",
+        "site",
+        "--name",
+        "two",
+        "--key",
+        "keys/admin.key",
+    ]));
+    let image = |bundle: &str| netboot(&work, &["--config", "two", "-o", "image", "--bundle", bundle]);
+    let refusal = refused(image("third"));
+    assert!(refusal.contains("bundle third is not among the bundles of config two"), "{refusal}");
+    done(image("other"));
+    assert_eq!(identity(&work, "image").bundle.unwrap().as_str(), "other");
+}
+
+#[test]
 fn the_slot_says_how_the_network_is_and_which_clock_counts() {
     let work = ready();
     make(&work, &["-o", "image"]);

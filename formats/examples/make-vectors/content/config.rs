@@ -48,7 +48,44 @@ const DEFAULTS: &str = r#"{
 }
 "#;
 
-/// Every field of version 1.
+/// The same with the fields that came after 1.0.
+const EVERY_DEFAULT: &str = r#"{
+  "version": 1,
+  "description": "",
+  "bundle": "demo",
+  "bundles": [],
+  "root": {
+    "size": "0",
+    "headroom": "25%",
+    "disk": null,
+    "offline_grace": "0"
+  },
+  "registrars": [],
+  "mycelium": {
+    "peers": [],
+    "listen": [],
+    "interface": "mycelium"
+  },
+  "debug": {
+    "enabled": false,
+    "allow": [],
+    "password_hash": null
+  },
+  "exec": ["/sbin/zinit", "init"],
+  "supervise": false,
+  "env": {},
+  "log": null,
+  "on_failure": "reboot",
+  "watchdog": null,
+  "report": null,
+  "grace": "10s",
+  "min_serial": 0,
+  "allow_setuid": false,
+  "must_understand": []
+}
+"#;
+
+/// Every field of 1.0.
 const FULL: &str = r#"{
   "version": 1,
   "description": "Zero-OS, production",
@@ -83,6 +120,64 @@ const FULL: &str = r#"{
 }
 "#;
 
+/// Every field there is now.
+const EVERY_FIELD: &str = r#"{
+  "version": 1,
+  "description": "Zero-OS, production",
+  "bundle": "zos-prod",
+  "bundles": ["zos-dev", "demo"],
+  "root": {
+    "size": "20GiB",
+    "headroom": "256MiB",
+    "disk": { "serial": "S4EVNX0M", "erase": true },
+    "offline_grace": "7d"
+  },
+  "registrars": ["https://registrar.example.org/v1"],
+  "mycelium": {
+    "peers": ["tcp://192.0.2.7:9651", "quic://[2001:db8::7]:9651"],
+    "listen": ["tcp://[::]:9651"],
+    "interface": "mycelium"
+  },
+  "debug": {
+    "enabled": true,
+    "allow": ["400::/7", "2001:db8::1"],
+    "password_hash": "$argon2id$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub+b4dWRWJTmaaJObG"
+  },
+  "exec": ["/sbin/zinit-server", "--config", "/etc/zinit"],
+  "supervise": true,
+  "env": { "RUST_LOG": "info" },
+  "log": "debug",
+  "on_failure": "power-off",
+  "watchdog": "60s",
+  "report": "https://boot.example.org/report",
+  "grace": "20s",
+  "min_serial": 1795161600,
+  "allow_setuid": true,
+  "must_understand": ["root.offline_grace", "mycelium.interface"]
+}
+"#;
+
+/// One config for each way of choosing a disk that is not in the others.
+fn disks() -> Vec<(&'static str, String)> {
+    let config = |disk: &str| {
+        let exec = r#""exec": ["/sbin/zinit", "init"]"#;
+        format!(
+            "{{\n  \"version\": 1,\n  \"bundle\": \"demo\",\n  {exec},\n  \"root\": {{ \"size\": \"20GiB\", \"disk\": {disk} }}\n}}\n"
+        )
+    };
+    [
+        ("disk-auto.json", r#""auto""#),
+        ("disk-smallest.json", r#""smallest""#),
+        ("disk-largest.json", r#""largest""#),
+        ("disk-by-path.json", r#"{ "path": "pci-0000:00:04.0-nvme-1" }"#),
+        ("disk-by-size.json", r#"{ "size": "400GiB..600GiB" }"#),
+        ("disk-at-least.json", r#"{ "size": "400GiB.." }"#),
+        ("disk-at-most.json", r#"{ "size": "..1TiB" }"#),
+    ]
+    .map(|(name, disk)| (name, config(disk)))
+    .to_vec()
+}
+
 /// A disk by its other name, and fields of a version that does not exist yet.
 const LATER: &str = r#"{
   "version": 1,
@@ -98,23 +193,44 @@ const LATER: &str = r#"{
 pub fn good() -> Vec<(&'static str, String)> {
     let all =
         [("minimal.json", MINIMAL), ("defaults.json", DEFAULTS), ("full.json", FULL), ("later.json", LATER)];
-    all.map(|(name, text)| (name, text.to_owned())).to_vec()
+    let later = [("every-default.json", EVERY_DEFAULT), ("every-field.json", EVERY_FIELD)];
+    let texts = all.into_iter().chain(later).map(|(name, text)| (name, text.to_owned()));
+    texts.chain(disks()).collect()
 }
 
 /// Configs that break one rule each.
 pub fn hostile() -> Vec<(String, Vec<u8>)> {
     let hash = "$argon2id$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub";
     let debug = |allow: Value, hash: Value| json!({"enabled": true, "allow": allow, "password_hash": hash});
+    let costs = |costs: &str| {
+        debug(json!(["400::/7"]), format!("$argon2id$v=19${costs}$c29tZXNhbHRzb21l$RdescudvJCsgt3ub").into())
+    };
+    let disk = |disk: Value| json!({"size": "1GiB", "disk": disk});
     let changes = [
         ("bundle-path", "bundle", json!("../demo")),
         ("bundles-upper-case", "bundles", json!(["Demo"])),
         ("debug-any-network", "debug", debug(json!([]), hash.into())),
         ("debug-clear-password", "debug", debug(json!(["10.0.0.0/8"]), "secret".into())),
         ("debug-network-too-long", "debug", debug(json!(["10.0.0.0/33"]), hash.into())),
+        ("debug-hash-of-no-base64", "debug", debug(json!(["400::/7"]), hash.replace("c29t", "?").into())),
+        ("debug-memory-too-little", "debug", costs("m=19455,t=2,p=1")),
+        ("debug-memory-too-much", "debug", costs("m=65537,t=2,p=1")),
+        ("debug-passes-too-many", "debug", costs("m=19456,t=11,p=1")),
+        ("debug-lanes-too-many", "debug", costs("m=19456,t=2,p=5")),
         ("debug-no-password", "debug", json!({"enabled": true, "allow": ["10.0.0.0/8"]})),
         ("description-two-lines", "description", json!("a\nb")),
         ("disk-and-ram", "root", json!({"size": "0", "disk": {"serial": "S1"}})),
         ("disk-by-two-names", "root", json!({"size": "1GiB", "disk": {"serial": "S1", "wwn": "0x5"}})),
+        ("disk-by-device", "root", disk(json!({"path": "/dev/sda"}))),
+        ("disk-by-no-name", "root", disk(json!({"erase": false}))),
+        ("disk-number", "root", disk(json!(1))),
+        ("disk-path-erase", "root", disk(json!({"path": "pci-0000:00:04.0-nvme-1", "erase": true}))),
+        ("disk-serial-blank", "root", disk(json!({"serial": "S1 S2"}))),
+        ("disk-size-backwards", "root", disk(json!({"size": "2GiB..1GiB"}))),
+        ("disk-size-erase", "root", disk(json!({"size": "1GiB..", "erase": true}))),
+        ("disk-size-open", "root", disk(json!({"size": ".."}))),
+        ("disk-size-single", "root", disk(json!({"size": "1GiB"}))),
+        ("disk-word", "root", disk(json!("any"))),
         ("env-name", "env", json!({"1A": ""})),
         ("env-nul", "env", json!({"A": "\u{0}"})),
         ("exec-empty", "exec", json!([])),
@@ -123,8 +239,12 @@ pub fn hostile() -> Vec<(String, Vec<u8>)> {
         ("exec-relative", "exec", json!(["zinit"])),
         ("grace-too-long", "grace", json!("2d")),
         ("headroom-too-much", "root", json!({"headroom": "1001%"})),
+        ("interface-option", "mycelium", json!({"interface": "-k"})),
+        ("interface-too-long", "mycelium", json!({"interface": "sixteen-letters0"})),
         ("log-unknown", "log", json!("loud")),
         ("must-understand", "must_understand", json!(["exec", "root.encrypt"])),
+        ("offline-grace-in-ram", "root", json!({"offline_grace": "7d"})),
+        ("offline-grace-too-long", "root", json!({"size": "1GiB", "offline_grace": "31d"})),
         ("on-failure-unknown", "on_failure", json!("explode")),
         ("peer-without-port", "mycelium", json!({"peers": ["tcp://192.0.2.7"]})),
         ("listen-udp", "mycelium", json!({"listen": ["udp://192.0.2.7:1"]})),
@@ -175,7 +295,14 @@ pub fn identity() -> String {
     identity_value().to_string()
 }
 
-/// Every field of version 1.
+/// Every field there is now.
+pub fn every_field_of_an_identity() -> String {
+    let mut value: Value = serde_json::from_str(&full_identity()).expect("it is JSON");
+    value["bundle"] = json!("zos-dev");
+    value.to_string()
+}
+
+/// Every field of 1.0.
 pub fn full_identity() -> String {
     let mut value = identity_value();
     value["servers"] =
@@ -216,6 +343,7 @@ pub fn hostile_identities() -> Vec<(String, Vec<u8>)> {
     let alice = key("alice").public().to_base64();
     let md5 = digest::md5(MINIMAL.as_bytes());
     let changes = [
+        ("bundle-path", "bundle", json!("../demo")),
         ("build-time-local", "build_time", json!("2026-11-20T08:00:00+01:00")),
         ("ca-not-pem", "ca", json!("MIIB")),
         ("clock-unknown", "clock", json!("sundial")),

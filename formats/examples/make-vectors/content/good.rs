@@ -119,6 +119,7 @@ fn identities() -> Files {
         ("identity/terse.json".to_owned(), config::identity().into_bytes()),
         ("identity/minimal.json".to_owned(), minimal),
         ("identity/full.json".to_owned(), full),
+        ("identity/every-field.json".to_owned(), canonical(config::every_field_of_an_identity())),
     ];
     for (name, text) in config::identities_with_network() {
         files.push((format!("identity/{name}.json"), canonical(text)));
