@@ -16,7 +16,7 @@ const OPERATING: &str = "docs/operating.md";
 const INIT: &str = "docs/init.md";
 const NETWORK: &str = "docs/network.md";
 const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -24,6 +24,7 @@ const DOCUMENTS: [&str; 10] = [
     ERRORS,
     OPERATING,
     INIT,
+    "docs/bundles.md",
     "docs/zinit.md",
     NETWORK,
     TROUBLESHOOTING,
