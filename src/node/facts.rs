@@ -101,23 +101,24 @@ pub fn to_json(facts: &Facts) -> String {
 /// and systemd's `EnvironmentFile=` read them as they are, line ends included.
 #[must_use]
 pub fn environment(facts: &Facts, env: &BTreeMap<String, String>) -> String {
-    let mut variables: BTreeMap<String, &str> =
-        env.iter().map(|(name, value)| (name.clone(), value.as_str())).collect();
+    let mut variables = env.clone();
     for name in LASTING {
-        let value = facts.get(name).map_or("", String::as_str);
-        variables.insert(format!("ZSTRAP_{}", name.to_uppercase()), value);
+        let value = facts.get(name).cloned().unwrap_or_default();
+        variables.insert(format!("ZSTRAP_{}", name.to_ascii_uppercase()), value);
     }
-    let line = |(name, value): (&String, &&str)| {
-        let mut line = format!("{name}=\"");
+    let mut text = String::new();
+    for (name, value) in &variables {
+        text.push_str(name);
+        text.push_str("=\"");
         for letter in value.chars() {
             if matches!(letter, '"' | '\\' | '`' | '$') {
-                line.push('\\');
+                text.push('\\');
             }
-            line.push(letter);
+            text.push(letter);
         }
-        line + "\"\n"
-    };
-    variables.iter().map(line).collect()
+        text.push_str("\"\n");
+    }
+    text
 }
 
 #[cfg(test)]
