@@ -10,7 +10,6 @@ mod cache;
 mod clock;
 mod config;
 mod console;
-#[path = "disk_stub.rs"]
 mod disk;
 mod download;
 mod early;
@@ -93,7 +92,7 @@ fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
     };
     machine.clock.begin(identity.build_time, identity.clock);
     console::set_level(machine.log_level_of(identity.log));
-    machine.keep.look(system, &identity);
+    machine.keep.look(system, &mut machine.modules, &identity);
     console::stage_begins(Stage::Network);
     match network::bring_up(system, machine, &identity) {
         Ok(online) => become_program(system, machine, &identity, online),

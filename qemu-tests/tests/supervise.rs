@@ -68,17 +68,22 @@ poweroff
 
 #[test]
 fn passes_on_power_off_of_zinit() -> Result<()> {
-    ends_by("supervise-zinit-poweroff", "zinit poweroff", &Reason::PowerOff)
+    let vm = ends_by("supervise-zinit-poweroff", "zinit poweroff", &Reason::PowerOff)?;
+    // A signal names its sender only while that lives: PID 1 must have looked before the sender goes on, let alone ends.
+    let at = |line: &str| vm.find_all(line).first().map(|line| line.at);
+    let (seen, sent) = (at("] supervise: ending how=PowerOff"), at("Poweroff signal sent to init"));
+    ensure!(seen.is_some() && (sent.is_none() || seen < sent), vm.failed("the sender was faster than PID 1"));
+    Ok(())
 }
 
 #[test]
 fn passes_on_reboot_of_zinit() -> Result<()> {
-    ends_by("supervise-zinit-reboot", "zinit reboot", &Reason::Reset)
+    ends_by("supervise-zinit-reboot", "zinit reboot", &Reason::Reset).map(drop)
 }
 
 #[test]
 fn passes_on_reboot_of_busybox() -> Result<()> {
-    ends_by("supervise-busybox-reboot", "busybox reboot", &Reason::Reset)
+    ends_by("supervise-busybox-reboot", "busybox reboot", &Reason::Reset).map(drop)
 }
 
 #[test]
@@ -93,7 +98,7 @@ fn passes_on_ctrl_alt_del() -> Result<()> {
 }
 
 /// Gives a command once the daemon runs: the machine must end that way, with the daemon stopped before.
-fn ends_by(name: &str, command: &str, reason: &Reason) -> Result<()> {
+fn ends_by(name: &str, command: &str, reason: &Reason) -> Result<Vm> {
     let probe = format!("until zinit status daemon | grep -q Running; do sleep 0.1; done\n{command}\n");
     let scene = scene(name, &[("daemon", DAEMON), ("probe", &probe)])?;
     let mut vm = boot(&scene)?;
@@ -101,7 +106,8 @@ fn ends_by(name: &str, command: &str, reason: &Reason) -> Result<()> {
     vm.assert_line("test: daemon runs")?;
     // Not one signal of PID 1's own bookkeeping may be blocked below it.
     vm.assert_line("test: daemon has SigBlk:\t0000000000000000")?;
-    vm.assert_line("test: daemon stopped").map(drop)
+    vm.assert_line("test: daemon stopped")?;
+    Ok(vm)
 }
 
 #[test]

@@ -13,6 +13,7 @@ use zstrap_formats::identity::Identity;
 use super::Cache;
 use crate::disk::{self, Disk};
 use crate::fail::Chain;
+use crate::modules::Modules;
 use crate::sys::System;
 
 /// The disk, its cache, and what became of the root.
@@ -28,10 +29,11 @@ pub struct Keep {
 
 impl Keep {
     /// Looks for our partition, if nobody has yet.
-    pub fn look(&mut self, system: &dyn System, identity: &Identity) {
+    pub fn look(&mut self, system: &dyn System, modules: &mut Modules, identity: &Identity) {
         if std::mem::replace(&mut self.is_looked_for, true) {
             return;
         }
+        disk::load_modules(system, modules);
         self.disk = disk::find(system);
         if self.disk.is_some()
             && let Err(why) = self.open(identity)
@@ -54,7 +56,7 @@ impl Keep {
 
     /// The name of the partition, and whether nothing can be written to it.
     #[must_use]
-    pub fn disk(&self) -> Option<(&str, bool)> {
+    pub fn disk(&self) -> Option<(String, bool)> {
         self.disk.as_ref().map(|disk| (disk.name(), disk.is_read_only()))
     }
 

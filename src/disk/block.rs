@@ -131,7 +131,8 @@ fn serials(folder: &Path) -> Vec<String> {
     let mut serials: Vec<String> =
         ["serial", "device/serial"].iter().filter_map(|file| text(&folder.join(file))).collect();
     if let Ok(page) = fs::read(folder.join("device/vpd_pg80")) {
-        let serial = String::from_utf8_lossy(page.get(4..).unwrap_or_default()).trim_matches(['\0', ' ']).to_owned();
+        let serial =
+            String::from_utf8_lossy(page.get(4..).unwrap_or_default()).trim_matches(['\0', ' ']).to_owned();
         serials.extend((!serial.is_empty()).then_some(serial));
     }
     let usb = folder.ancestors().find(|above| above.join("bDeviceClass").exists());
@@ -173,11 +174,12 @@ fn paths(folder: &Path, parts: &[String]) -> Vec<String> {
         } else if let Some([host, channel, target, lun]) = scsi {
             let first = lowest_host(parts, host);
             let scsi = format!("scsi-{}:{channel}:{target}:{lun}", host - first);
-            let usb = behind.iter().rev().find_map(|part| part.split_once('-').filter(|(_, p)| p.contains(':')));
+            let usb =
+                behind.iter().rev().find_map(|part| part.split_once('-').filter(|(_, p)| p.contains(':')));
             match usb {
-                Some((_, port)) => paths.extend(
-                    ["usb", "usbv2", "usbv3"].map(|usb| format!("{base}-{usb}-0:{port}-{scsi}")),
-                ),
+                Some((_, port)) => {
+                    paths.extend(["usb", "usbv2", "usbv3"].map(|usb| format!("{base}-{usb}-0:{port}-{scsi}")))
+                }
                 None => paths.push(format!("{base}-{scsi}")),
             }
         } else {
@@ -274,7 +276,8 @@ mod tests {
         let all = found(&dir);
         let names: Vec<&str> = all.iter().map(|disk| &disk.name[..]).collect();
         assert_eq!(names, ["mmcblk0", "nvme0n1", "sda", "sdb", "sdc", "vda", "vdb"]);
-        let has = |at: usize, path: &str| assert!(all[at].paths.iter().any(|p| p == path), "{:?}", all[at].paths);
+        let has =
+            |at: usize, path: &str| assert!(all[at].paths.iter().any(|p| p == path), "{:?}", all[at].paths);
         has(0, "platform-fe340000.mmc");
         has(1, "pci-0000:02:00.0-nvme-1");
         has(2, "pci-0000:00:1f.2-ata-1");
@@ -290,7 +293,8 @@ mod tests {
 
     #[test]
     fn serials_and_wwns_are_found_where_drivers_put_them() {
-        let (vda, sda) = ("pci0000:00/0000:00:04.0/virtio1/block/vda", "pci0000:00/0000:00:1f.2/host0/0:0:0:0/block/sda");
+        let (vda, sda) =
+            ("pci0000:00/0000:00:04.0/virtio1/block/vda", "pci0000:00/0000:00:1f.2/host0/0:0:0:0/block/sda");
         let usb = "pci0000:00/0000:00:06.0/usb2/2-1/2-1:1.0/host9/9:0:0:0/block/sdb";
         let dir = sysfs(
             &[
@@ -304,7 +308,10 @@ mod tests {
             &[vda, sda, usb],
         );
         let [sda, sdb, vda] = &found(&dir)[..] else { panic!("three disks") };
-        assert_eq!((&vda.serials[..], &sda.serials[..]), (&["ABC".to_owned()][..], &["WD-1234".to_owned()][..]));
+        assert_eq!(
+            (&vda.serials[..], &sda.serials[..]),
+            (&["ABC".to_owned()][..], &["WD-1234".to_owned()][..])
+        );
         assert_eq!(sdb.serials, ["STICK7"]);
         for name in ["wwn-0x5000c500a1b2c3d4", "0x5000C500A1B2C3D4", "naa.5000c500a1b2c3d4"] {
             assert_eq!(sda.wwns, [plain_wwn(name)]);

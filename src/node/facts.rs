@@ -46,7 +46,7 @@ pub fn gather(
         ("source", source.to_owned()),
         ("root", root.to_owned()),
         ("root_why", keep.why_ram.clone().unwrap_or_default()),
-        ("disk", keep.disk().filter(|_| is_on_disk).map_or_else(String::new, |(name, _)| name.to_owned())),
+        ("disk", keep.disk().filter(|_| is_on_disk).map_or_else(String::new, |(name, _)| name)),
         ("hostname", connection.hostname.clone()),
         ("booted", clock::now().to_string()),
         ("boot_seconds", format!("{:.3}", machine.started.elapsed().as_secs_f64())),

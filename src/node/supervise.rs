@@ -33,7 +33,7 @@ use zstrap_formats::config::{LogLevel, OnFailure};
 
 use crate::fail::{Code, Policy, random};
 use crate::retry::Retry;
-use crate::sys::{End, linux};
+use crate::sys::{End, linux, priority};
 use crate::watchdog::Kept;
 use crate::{console, fail, loops, watchdog};
 
@@ -152,6 +152,10 @@ impl Supervisor {
         // From now on Ctrl-Alt-Del is a signal to us, so that services stop in order.
         if let Err(error) = rustix::system::reboot(RebootCommand::CadOff) {
             log::warn!(target: "supervise", "ctrl-alt-del stays immediate: {error}");
+        }
+        // A signal names its sender only while that lives: on a busy machine `zinit poweroff` would be gone before we look.
+        if let Err(error) = priority::run_first() {
+            log::warn!(target: "supervise", "zinit poweroff may be taken for a reboot: {error}");
         }
         let watchdog = Kept::new(plan.watchdog);
         Ok(Self { plan, signals, child: None, is_stable: false, watchdog })

@@ -72,12 +72,8 @@ fn change_partition(disk: &File, op: c_int, number: u32, start: u64, length: u64
     let number = c_int::try_from(number).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut extent =
         Extent { start: signed(start)?, length: signed(length)?, number, name: [0; 64], volume: [0; 64] };
-    let change = Change {
-        op,
-        flags: 0,
-        length: size_of::<Extent>() as c_int,
-        data: (&raw mut extent).cast(),
-    };
+    let change =
+        Change { op, flags: 0, length: size_of::<Extent>() as c_int, data: (&raw mut extent).cast() };
     // SAFETY: this number is that of BLKPG, which reads a blkpg_ioctl_arg and the blkpg_partition behind its pointer;
     // both outlive the call.
     unsafe { ioctl(disk, Setter::<BLKPG, Change>::new(change)) }?;

@@ -19,7 +19,7 @@ use zstrap_formats::time::Timestamp;
 
 use crate::clock::{self, Expiry};
 use crate::output;
-use crate::sign::Signers;
+use crate::signers::Signers;
 use crate::site::{Site, Writer};
 
 /// The folder under `configs/` that is no config.

@@ -25,7 +25,7 @@ use zstrap_mkimage::netboot::{self, Parts};
 use crate::authority;
 use crate::config;
 use crate::output;
-use crate::sign::read_public;
+use crate::signers::read_public;
 use crate::site::Site;
 
 /// The commands about images.

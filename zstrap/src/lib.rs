@@ -17,7 +17,7 @@ mod parallel;
 pub mod progress;
 pub mod publish;
 pub mod serve;
-mod sign;
+mod signers;
 pub mod site;
 mod tree;
 pub mod verify;

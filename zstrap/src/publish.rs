@@ -26,7 +26,7 @@ use crate::output;
 use crate::pack::{self, Gain};
 use crate::parallel::on_all_cores;
 use crate::progress::Progress;
-use crate::sign::Signers;
+use crate::signers::Signers;
 use crate::site::{Site, Writer};
 use crate::tree::{self, Item, ItemKind, Stamp, shown};
 

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::output;
 use crate::pack;
 use crate::parallel::on_all_cores;
-use crate::sign::read_public;
+use crate::signers::read_public;
 use crate::site::Site;
 use crate::tree::{self, Item, ItemKind, shown};
 
