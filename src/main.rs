@@ -127,8 +127,14 @@ fn stages_at(
     if config.fields().root.size > 0 {
         disk::load_modules(system, &mut machine.modules);
         let found = disk::find(system);
-        if let Err(kept) = disk::prepare(system, &config.fields().root, found) {
-            log::warn!(target: "disk", "none code={} why=\"{kept}\": this node boots in RAM", fail::Refusal::code(&kept).as_str());
+        match disk::prepare(system, &config.fields().root, found) {
+            Ok(disk) => {
+                log::info!(target: "disk", "ready name={} read-only={}", disk.name(), disk.is_read_only())
+            }
+            Err(kept) => {
+                let (code, why) = (fail::Refusal::code(&kept).as_str(), kept.told());
+                log::warn!(target: "disk", "none code={code} why=\"{why}\": this node boots in RAM");
+            }
         }
     }
     let root = root::prepare(system, &config, &list).map_err(|error| Failure::of(Stage::Root, error))?;

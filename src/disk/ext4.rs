@@ -50,7 +50,8 @@ pub fn make(file: &File, start: u64) -> io::Result<()> {
 /// The disk's.
 pub fn size(file: &File, start: u64) -> io::Result<Option<u64>> {
     let block = read(file, start + SUPERBLOCK, 1024)?;
-    let word = |at: usize| u64::from(u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]));
+    let word =
+        |at: usize| u64::from(u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]));
     // s_magic, s_log_block_size, s_blocks_count_lo and _hi of ext4(5).
     let is_ext = block[56..58] == [0x53, 0xef] && word(24) < 7;
     Ok(is_ext.then(|| (word(4) | word(0x150) << 32).saturating_mul(1024 << word(24))))
@@ -89,6 +90,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("make");
         std::fs::write(&script, include_bytes!("make-ext4-template")).unwrap();
+        let version = Command::new("mke2fs").arg("-V").output().unwrap().stderr;
+        if !String::from_utf8_lossy(&version).contains("mke2fs 1.47.0 ") {
+            // Another may write its own version, or know more features.
+            return;
+        }
         let output = Command::new("bash").arg(&script).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let made = Command::new("zstd").arg("-dqc").arg(folder.path().join("ext4.img.zst")).output().unwrap();

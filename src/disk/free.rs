@@ -13,8 +13,8 @@ use zstrap_formats::gpt::Piece;
 use zstrap_formats::slot;
 
 use super::block::Block;
-use super::table::{self, Own, read};
-use super::{make, table::Found};
+use super::make;
+use super::table::{self, Found, read};
 
 const MIB: u64 = 1 << 20;
 /// How much of the begin and of the end has to be zero.
@@ -30,7 +30,7 @@ const IMAGE: u64 = 512 * MIB;
 #[derive(Debug)]
 pub enum Content {
     /// Partitions of ours, whatever else.
-    Ours(Vec<Own>),
+    Ours,
     /// Nothing.
     Free,
     /// Something, or what cannot be told.
@@ -42,9 +42,8 @@ pub fn look_at(disk: &Block) -> Content {
     let look = || -> io::Result<Content> {
         let file = disk.open()?;
         let found = table::find(&file, disk)?;
-        let own = found.as_ref().map(|found| table::own(disk, found)).unwrap_or_default();
-        if !own.is_empty() {
-            return Ok(Content::Ours(own));
+        if found.as_ref().is_some_and(|found| !table::own(disk, found).is_empty()) {
+            return Ok(Content::Ours);
         }
         let pieces = make::begun(&file, disk)?;
         Ok(match first_not_zero(&file, 0..disk.size, &pieces)? {
@@ -117,7 +116,8 @@ fn is_zero(bytes: &[u8]) -> bool {
 /// Zeroes what equals the piece, sector by sector: each of them was written whole or not at all.
 fn take_away(bytes: &mut [u8], start: u64, piece: &Piece) {
     for (at, sector) in piece.bytes.chunks(512).enumerate() {
-        let offset = (piece.offset + at as u64 * 512).checked_sub(start).and_then(|at| usize::try_from(at).ok());
+        let offset =
+            (piece.offset + at as u64 * 512).checked_sub(start).and_then(|at| usize::try_from(at).ok());
         let place = offset.and_then(|at| bytes.get_mut(at..)?.get_mut(..sector.len()));
         if let Some(place) = place.filter(|place| *place == sector) {
             place.fill(0);
