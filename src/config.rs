@@ -175,7 +175,7 @@ fn chosen_bundle(config: &Config, identity: &Identity, cmdline: &Cmdline) -> Res
 }
 
 /// Fields that are checked, but that this version does not act on.
-const NOT_ACTED_ON: [&str; 5] = ["registrars", "mycelium", "debug", "report", "root.disk"];
+const NOT_ACTED_ON: [&str; 3] = ["debug", "report", "root.disk"];
 
 /// A field that must be understood must also be acted on: to know its name is not enough.
 fn check_demands(config: &Config) -> Result<(), Error> {
@@ -191,8 +191,6 @@ fn mention(config: &Config) {
         log::warn!(target: "config", "ignored fields={}", config.unknown_fields.join(","));
     }
     let set = |field: &str| match field {
-        "registrars" => !config.registrars.is_empty(),
-        "mycelium" => !config.mycelium.peers.is_empty() || !config.mycelium.listen.is_empty(),
         "debug" => config.debug.is_some(),
         "report" => config.report.is_some(),
         // A disk is only named with a size, and that is refused.

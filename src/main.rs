@@ -21,13 +21,13 @@ mod list;
 mod loops;
 mod media;
 mod modules;
+mod mycelium;
 mod net;
 mod network;
 mod node;
 mod retry;
 mod root;
 mod servers;
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody writes services yet"))]
 mod services;
 mod signed;
 mod sys;
@@ -138,6 +138,11 @@ fn stages_at(
     let fetched =
         fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
     console::stage_begins(Stage::Handoff);
+    let overlay = mycelium::plan(fetched.root().dir(), list.list(), config.fields());
+    if overlay.is_some() {
+        // Built in, or a module that only the initramfs has.
+        machine.modules.load("tun");
+    }
     let facts = node::facts::gather(machine, identity, online, &config, &list);
     let connection = online.connection();
     let handover = Handover::of(&connection.network, connection.via.as_ref());
@@ -145,7 +150,8 @@ fn stages_at(
         Some(newest) => handover.with_lease(newest),
         None => handover,
     };
-    Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts, &handover))
+    let left = handoff::Left { facts: &facts, handover: &handover, overlay: overlay.as_ref() };
+    Err(handoff::to_program(system, machine, &fetched, config.fields(), &left))
 }
 
 #[cfg(test)]
