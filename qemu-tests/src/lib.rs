@@ -9,6 +9,7 @@ pub mod boot;
 pub mod chance;
 pub mod console;
 pub mod dhcp;
+pub mod disk;
 pub mod efi;
 pub mod errors;
 pub mod http;

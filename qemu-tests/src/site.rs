@@ -27,6 +27,7 @@ use zstrap_mkimage::Image;
 use zstrap_mkimage::slots;
 
 use crate::artefacts;
+use crate::disk::Disk;
 use crate::http::{FaultServer, Place};
 use crate::vm::VmBuilder;
 
@@ -110,6 +111,11 @@ impl Scene {
         let made = made.context("running mtools")?;
         ensure!(made.status.success(), "making a stick: {}", String::from_utf8_lossy(&made.stderr));
         Ok(medium)
+    }
+
+    /// A new disk of zeros for machines of this scene, which stays as long as the scene does. Its name is its serial number.
+    pub fn disk(&self, name: &str, size: u64) -> Result<Disk> {
+        Disk::new(&self.folder.path().join("disks"), name, size)
     }
 
     /// A machine that boots with the identity of this scene; its settings may still be changed.

@@ -21,6 +21,7 @@ use zstrap_formats::time::Timestamp;
 
 use crate::artefacts::{self, artefact, out, patience};
 use crate::console::{Cleaner, Console, Line, Missed, Pattern};
+use crate::disk::Disk;
 use crate::qmp::Qmp;
 use crate::segment::Segment;
 
@@ -116,6 +117,7 @@ pub struct VmBuilder {
     unplugged: Vec<String>,
     before: Vec<String>,
     is_silent: bool,
+    disks: Vec<Disk>,
     arguments: Vec<String>,
 }
 
@@ -139,6 +141,7 @@ impl VmBuilder {
             unplugged: Vec::new(),
             before: Vec::new(),
             is_silent: false,
+            disks: Vec::new(),
             arguments: Vec::new(),
         }
     }
@@ -210,6 +213,13 @@ impl VmBuilder {
         self.arguments(&["-drive", &drive, "-device", "virtio-blk-pci,drive=medium"])
     }
 
+    /// Puts a disk into the machine. It keeps what is written to it, and one machine at a time can have it.
+    #[must_use]
+    pub fn disk(mut self, disk: &Disk) -> Self {
+        self.disks.push(disk.clone());
+        self
+    }
+
     /// Puts a hardware watchdog into the machine, which resets it.
     #[must_use]
     pub fn watchdog(self) -> Self {
@@ -238,7 +248,7 @@ impl VmBuilder {
         let socket = folder.path().join("qmp");
         let qemu = self.platform.qemu;
         let mut child = Command::new(qemu)
-            .args(self.qemu_arguments(&socket))
+            .args(self.qemu_arguments(&socket)?)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -283,7 +293,7 @@ impl VmBuilder {
         Ok(())
     }
 
-    fn qemu_arguments(&self, socket: &Path) -> Vec<String> {
+    fn qemu_arguments(&self, socket: &Path) -> Result<Vec<String>> {
         let fixed = ["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-S"];
         let mut arguments: Vec<String> =
             self.platform.machine.iter().chain(&fixed).map(|&argument| argument.to_owned()).collect();
@@ -305,8 +315,11 @@ impl VmBuilder {
             let options = "romfile=,speed=1000,duplex=full";
             add("-device", format!("virtio-net-pci,id=nic{number},netdev=net{number},{options}"));
         }
+        for (number, disk) in self.disks.iter().enumerate() {
+            arguments.extend(disk.arguments(number)?);
+        }
         arguments.extend(self.arguments.iter().cloned());
-        arguments
+        Ok(arguments)
     }
 }
 
@@ -382,6 +395,16 @@ impl Vm {
             return Err(self.failed(&format!("the machine ended by {:?}, expected {reason:?}", exit.reason)));
         }
         Ok(exit)
+    }
+
+    /// Pulls the plug: QEMU is killed and nothing of the guest has a say. What it had written to its disks is there, what
+    /// was under way may be.
+    pub fn kill(&mut self) -> Result<()> {
+        // It may have ended by itself a moment ago.
+        let _ = self.child.kill();
+        self.child.wait().context("waiting for QEMU")?;
+        self.collect_the_rest();
+        Ok(())
     }
 
     /// Asserts that no line so far matches.

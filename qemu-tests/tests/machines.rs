@@ -19,6 +19,7 @@ mod servers;
 mod supervise;
 mod threshold;
 mod tls;
+mod zos;
 
 /// With `autotests = false`, cargo would never look at a file that nobody names.
 #[test]
