@@ -260,13 +260,8 @@ fn has_test(source: &str, name: &str) -> bool {
 
 /// The tests that a text names, as `MODULE::TEST`.
 fn named_tests(text: &str) -> Vec<(String, &str)> {
-    let is_name =
-        |part: &str| part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    let paths = code(text).filter(|span| span.contains("::") && span.split("::").all(is_name));
-    paths
-        .filter_map(|path| path.rsplit_once("::"))
-        .map(|(module, name)| (module.replace("::", "/"), name))
-        .collect()
+    let paths = code(text).filter_map(|path| path.rsplit_once("::"));
+    paths.map(|(module, name)| (module.replace("::", "/"), name)).collect()
 }
 
 #[test]
