@@ -10,6 +10,7 @@ pub mod chance;
 pub mod console;
 pub mod dhcp;
 pub mod disk;
+pub mod dump;
 pub mod efi;
 pub mod errors;
 pub mod http;
