@@ -55,9 +55,6 @@ pub enum Error {
         /// In the config.
         allowed: String,
     },
-    /// The config asks for what this version cannot do.
-    #[error("config asks for {0}, which this version cannot do")]
-    Unsupported(&'static str),
 }
 
 impl Refusal for Error {
@@ -69,7 +66,6 @@ impl Refusal for Error {
             Self::Config(ConfigError::MustUnderstand(_)) => Code::MustUnderstand,
             Self::Config(_) => Code::ConfigSyntax,
             Self::Bundle { .. } => Code::WrongBundle,
-            Self::Unsupported(_) => Code::NoDisk,
         }
     }
 
@@ -127,9 +123,6 @@ pub fn obtain(
     let config = Config::parse_node(&signed.bytes)?;
     status::described(&config.description);
     let bundle = chosen_bundle(&config, identity, cmdline)?;
-    if config.root.size > 0 {
-        return Err(Error::Unsupported("a root on disk (root.size)"));
-    }
     check_demands(&config)?;
     mention(&config);
     let (name, serial, after) =

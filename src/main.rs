@@ -9,6 +9,7 @@
 mod clock;
 mod config;
 mod console;
+mod disk;
 mod download;
 mod early;
 mod fail;
@@ -26,6 +27,8 @@ mod node;
 mod retry;
 mod root;
 mod servers;
+#[cfg_attr(not(test), expect(dead_code, reason = "nobody writes services yet"))]
+mod services;
 mod signed;
 mod sys;
 mod transfer;
@@ -122,6 +125,14 @@ fn stages_at(
         .corrected(identity, |now| list::obtain(online.servers(), identity, &config, now))
         .map_err(|error| Failure::of(Stage::List, error))?;
     console::stage_begins(Stage::Root);
+    // Our partition is made or grown; what the root could take from it stays in RAM for now.
+    if config.fields().root.size > 0 {
+        disk::load_modules(system, &mut machine.modules);
+        let found = disk::find(system);
+        if let Err(kept) = disk::prepare(system, &config.fields().root, found) {
+            log::warn!(target: "disk", "none code={} why=\"{kept}\": this node boots in RAM", fail::Refusal::code(&kept).as_str());
+        }
+    }
     let root = root::prepare(system, &config, &list).map_err(|error| Failure::of(Stage::Root, error))?;
     console::stage_begins(Stage::Fetch);
     let fetched =

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use zstrap_wire::dhcp4::{Lease, Route4};
 
 use super::{Meta, Mount, NewFile, Program, RootDir, System};
 use crate::clock::Now;
+use crate::disk::block::Block;
 use crate::http::{Body, From, HttpError, Source};
 use crate::net::links::Link;
 use crate::net::settings::Settings;
@@ -450,6 +452,10 @@ pub fn pin(site: &mut Site, identity: &mut Identity) -> Pin {
 pub struct Recorder {
     calls: Arc<Mutex<Vec<String>>>,
     files: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
+    /// The disks that the machine has.
+    pub disks: Arc<Mutex<Vec<Block>>>,
+    /// What mounting devices fails with, the last one first.
+    pub mount_errors: Arc<Mutex<Vec<io::Error>>>,
 }
 
 impl Recorder {
@@ -517,6 +523,30 @@ impl System for Recorder {
 
     fn switch_root(&self, root: &str) -> io::Result<()> {
         self.record(format!("switch {root}"));
+        Ok(())
+    }
+
+    fn disks(&self) -> Vec<Block> {
+        self.disks.lock().expect("no test panics here").clone()
+    }
+
+    fn set_partition(&self, disk: &Block, number: u32, start: u64, length: u64) -> io::Result<()> {
+        self.record(format!("partition {} {start} {length}", disk.partition(number)));
+        Ok(())
+    }
+
+    fn mount_device(&self, device: &Path, mount: &Mount<'_>) -> io::Result<()> {
+        self.record(format!("mount {} {} {}", device.display(), mount.target, mount.options));
+        self.mount_errors.lock().expect("no test panics here").pop().map_or(Ok(()), Err)
+    }
+
+    fn grow_ext4(&self, mount: &str, blocks: u64) -> io::Result<()> {
+        self.record(format!("grow {mount} {blocks}"));
+        Ok(())
+    }
+
+    fn name_ext4(&self, mount: &str, _: [u8; 16]) -> io::Result<()> {
+        self.record(format!("name {mount}"));
         Ok(())
     }
 

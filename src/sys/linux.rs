@@ -11,6 +11,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::mount::UnmountFlags;
 
+use crate::disk::block::{self, Block};
 use crate::fail::{self, Code};
 
 use super::{End, Meta, Mount, NewFile, Program, RootDir, System};
@@ -103,6 +104,30 @@ impl System for Linux {
         rustix::process::chroot(".")?;
         rustix::process::chdir("/")?;
         Ok(())
+    }
+
+    fn disks(&self) -> Vec<Block> {
+        block::all(Path::new("/sys/class/block"), Path::new("/dev"))
+    }
+
+    fn set_partition(&self, disk: &Block, number: u32, start: u64, length: u64) -> io::Result<()> {
+        let is_known = disk.known_partition(number).is_some();
+        super::block::set_partition(&disk.device, number, start, length, is_known)
+    }
+
+    fn mount_device(&self, device: &Path, mount: &Mount<'_>) -> io::Result<()> {
+        fs::create_dir_all(mount.target)?;
+        let options = CString::new(mount.options).map_err(|_| io::ErrorKind::InvalidInput)?;
+        rustix::mount::mount(device, mount.target, mount.kind, mount.flags, options.as_c_str())?;
+        Ok(())
+    }
+
+    fn grow_ext4(&self, mount: &str, blocks: u64) -> io::Result<()> {
+        super::block::grow_ext4(mount, blocks)
+    }
+
+    fn name_ext4(&self, mount: &str, uuid: [u8; 16]) -> io::Result<()> {
+        super::block::name_ext4(mount, uuid)
     }
 
     fn exec(&self, program: &Program) -> io::Error {

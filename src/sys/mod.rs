@@ -4,6 +4,7 @@
 //! signature is bad" becomes an assertion on a list of calls. [`linux`] is the real one.
 
 mod backtrace;
+pub mod block;
 mod descriptors;
 pub mod efi;
 #[cfg(test)]
@@ -16,8 +17,11 @@ pub mod watchdog;
 
 use std::ffi::CString;
 use std::io::{self, Write};
+use std::path::Path;
 
 use rustix::mount::MountFlags;
+
+use crate::disk::block::Block;
 
 /// For file systems that hold no programs.
 pub const NO_EXEC: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
@@ -134,6 +138,33 @@ pub trait System: Sync {
     /// # Errors
     /// The kernel's refusal; the initramfs may be empty by then.
     fn switch_root(&self, root: &str) -> io::Result<()>;
+
+    /// The disks of the machine.
+    fn disks(&self) -> Vec<Block>;
+
+    /// Tells the kernel of a partition, or of its new size: offset and length in bytes.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn set_partition(&self, disk: &Block, number: u32, start: u64, length: u64) -> io::Result<()>;
+
+    /// Mounts the file system of a device, making the mount point if there is none.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn mount_device(&self, device: &Path, mount: &Mount<'_>) -> io::Result<()>;
+
+    /// Grows the ext4 that is mounted at `mount` to so many blocks.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn grow_ext4(&self, mount: &str, blocks: u64) -> io::Result<()>;
+
+    /// Gives the ext4 that is mounted at `mount` this UUID.
+    ///
+    /// # Errors
+    /// The kernel's refusal; kernels before 6.0 know no such call.
+    fn name_ext4(&self, mount: &str, uuid: [u8; 16]) -> io::Result<()>;
 
     /// Replaces this program: signals and descriptors as a new program expects them.
     ///
