@@ -566,7 +566,8 @@ mod tests {
     }
 
     /// Where this program waits, how often, and what declares it. docs/init.md tells of each.
-    const WAITS: [(&str, usize, &str); 19] = [
+    const WAITS: [(&str, usize, &str); 20] = [
+        ("cache/verify.rs", 1, "each chunk of each content"),
         ("clock/https.rs", 1, "Clock::hear_https"),
         ("clock/ntp.rs", 1, "Clock::hear_ntp"),
         ("console/mod.rs", 1, "a thread beside, that draws"),

@@ -108,6 +108,7 @@ codes! {
     WrongArch "ZS-SIG-11" "wrong-arch" again "do not trust this server until you know who changed the site; publish anew";
     Expired "ZS-SIG-12" "expired" again "publish anew, or set the clock of this machine";
     FromFuture "ZS-SIG-13" "from-future" again "set the clock of this machine, or of the one that signs";
+    OlderThanSeen "ZS-SIG-14" "older-than-seen" again "bring the site of this server up to date; what this node has seen is in docs/disk.md";
 
     // The config.
     Sha256Pin "ZS-CFG-01" "sha256-pin" again "make an image that pins the config you want, or none";
