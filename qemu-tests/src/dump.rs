@@ -4,7 +4,7 @@
 //! missing, none is extra, and each has the mode, size and digests that the list says. Failure: what `mtree` said.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -79,10 +79,12 @@ pub fn add_mount_points(tree: &Tree) -> Result<()> {
     MOUNT_POINTS.iter().try_for_each(|path| tree.folder(path))
 }
 
-/// Writes a list of a site to a file of its own, which the site may change meanwhile.
-pub fn keep_list(scene: &Scene, bundle: &str, name: &str) -> Result<std::path::PathBuf> {
-    let kept = scene.site().with_file_name(format!("{name}.mtree"));
-    fs::write(&kept, scene.read(&scene.list(bundle)?)?)
-        .with_context(|| format!("writing {}", kept.display()))?;
+/// The list of a bundle, in a file of its own, which is named by its serial and stays when the next one is published.
+pub fn keep_list(scene: &Scene, bundle: &str) -> Result<PathBuf> {
+    let path = scene.list(bundle)?;
+    let name = Path::new(&path).file_name().context("a list has a name")?;
+    let kept = scene.site().with_file_name("lists").join(name);
+    fs::create_dir_all(kept.with_file_name("")).context("making a folder for lists")?;
+    fs::write(&kept, scene.read(&path)?).with_context(|| format!("writing {}", kept.display()))?;
     Ok(kept)
 }

@@ -14,6 +14,7 @@ pub mod dump;
 pub mod efi;
 pub mod errors;
 pub mod http;
+pub mod kill;
 pub mod lab;
 pub mod netns;
 pub mod ntp;

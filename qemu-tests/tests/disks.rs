@@ -51,13 +51,13 @@ fn a_running_root_is_its_list_and_mtree_sees_what_is_not() -> Result<()> {
     dump::add_mount_points(&tree)?;
     scene.publish(&tree, "dumped")?;
     scene.add_config("dumped", &json!({ "version": 1, "bundle": "dumped", "exec": ["/sbin/init"] }))?;
-    let list = dump::keep_list(&scene, "dumped", "good")?;
+    let list = dump::keep_list(&scene, "dumped")?;
     let dump = Dump::new(&scene, "dump")?;
     let vm = expect_payload(dump.by(scene.machine()?), BOUND)?;
     // A list that says another text.
     tree.file("etc/motd", b"Welcome\n", 0o644)?;
     scene.publish(&tree, "dumped")?;
-    let other = dump::keep_list(&scene, "dumped", "other")?;
+    let other = dump::keep_list(&scene, "dumped")?;
     let said = dump.expect(&vm, &other).err().context("mtree has not seen what changed")?.to_string();
     ensure!(said.contains("etc/motd") && said.contains("mtree ended with"), vm.failed(&said));
     dump.expect(&vm, &list)
