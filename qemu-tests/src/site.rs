@@ -495,6 +495,11 @@ impl Tree {
         fs::create_dir_all(self.0.path().join(path)).with_context(|| format!("making {path}"))
     }
 
+    /// Deletes a file.
+    pub fn delete(&self, path: &str) -> Result<()> {
+        fs::remove_file(self.0.path().join(path)).with_context(|| format!("deleting {path}"))
+    }
+
     /// Removes a folder with all that is in it.
     pub fn remove(&self, path: &str) -> Result<()> {
         fs::remove_dir_all(self.0.path().join(path)).with_context(|| format!("removing {path}"))

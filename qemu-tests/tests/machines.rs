@@ -3,7 +3,9 @@
 
 mod arrows;
 mod boots;
+mod cache;
 mod clocks;
+mod disks;
 mod handoff;
 mod hardware;
 mod links;
