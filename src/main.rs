@@ -22,12 +22,14 @@ mod list;
 mod loops;
 mod media;
 mod modules;
+mod mycelium;
 mod net;
 mod network;
 mod node;
 mod retry;
 mod root;
 mod servers;
+mod services;
 mod signed;
 mod sys;
 mod transfer;
@@ -195,6 +197,11 @@ fn stages_at(
         .map_err(|error| Failure::of(Stage::List, error))?;
     let fetched = fetched(system, machine, identity, online, config, &list)?;
     console::stage_begins(Stage::Handoff);
+    let overlay = mycelium::plan(fetched.root().dir(), list.list(), config.fields());
+    if overlay.is_some() {
+        // Built in, or a module that only the initramfs has.
+        machine.modules.load("tun");
+    }
     let facts = node::facts::gather(machine, identity, online, (config, &list), fetched.root().is_on_disk());
     let connection = online.connection();
     let handover = Handover::of(&connection.network, connection.via.as_ref());
@@ -202,7 +209,8 @@ fn stages_at(
         Some(newest) => handover.with_lease(newest),
         None => handover,
     };
-    Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts, &handover))
+    let left = handoff::Left { facts: &facts, handover: &handover, overlay: overlay.as_ref() };
+    Err(handoff::to_program(system, machine, &fetched, config.fields(), &left))
 }
 
 /// The root with its files. A disk that fails while it is filled is no reason not to boot: then the root is in RAM.

@@ -154,7 +154,7 @@ impl Refusal for Error {
     fn advice(&self) -> Option<String> {
         match self {
             Self::TooFewSigners { missing, .. } => {
-                Some(format!("sign it with more of the keys {missing}: --key once for each signer"))
+                Some(format!("have more of the keys {missing} sign it: zstrap sign"))
             }
             _ => None,
         }
@@ -380,7 +380,7 @@ mod tests {
         let differing = two_of_three(|site| [(1, 7), (2, 8)].into_iter().for_each(|(n, s)| sign(site, n, s)));
         let differing = differing.unwrap_err();
         assert_eq!(differing.reason(), "comments-differ");
-        assert!(differing.code().advice().contains("at once"));
+        assert!(differing.code().advice().contains("zstrap sign"));
         let with_two =
             two_of_three(|site| [(1, 6), (2, 7), (3, 7)].into_iter().for_each(|(n, s)| sign(site, n, s)));
         assert_eq!(with_two.unwrap().comment.serial, 7);

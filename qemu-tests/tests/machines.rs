@@ -18,7 +18,9 @@ mod refuses;
 mod screens;
 mod servers;
 mod supervise;
+mod threshold;
 mod tls;
+mod zos;
 
 /// With `autotests = false`, cargo would never look at a file that nobody names.
 #[test]

@@ -97,11 +97,11 @@ codes! {
     // Signatures of config and list.
     NoSignature "ZS-SIG-01" "missing-signature" again "publish it with the key that this image trusts: zstrap publish, zstrap config add";
     UnknownKey "ZS-SIG-02" "unknown-key" again "sign with a key of the image, or make an image that trusts this key";
-    TooFewSigners "ZS-SIG-03" "threshold" again "sign it with more of the image's keys: --key once for each signer";
+    TooFewSigners "ZS-SIG-03" "threshold" again "have more of the image's keys sign it: zstrap sign, or publish with --key once for each";
     Changed "ZS-SIG-04" "bad-signature" again "do not trust this server until you know who changed the site; publish anew";
     NotASignature "ZS-SIG-05" "bad-signature" again "check what serves this URL: it gives something else for a signature";
     LegacySignature "ZS-SIG-06" "legacy-signature" again "sign with zstrap, or with a minisign that prehashes";
-    CommentsDiffer "ZS-SIG-07" "comments-differ" again "have all signers sign at once: zstrap publish, zstrap config add, with --key once for each";
+    CommentsDiffer "ZS-SIG-07" "comments-differ" again "have all sign what the first has published: zstrap sign takes its comment; or publish anew";
     BadComment "ZS-SIG-08" "bad-comment" again "sign with zstrap: publish and config add write the comment that a node needs";
     WrongKind "ZS-SIG-09" "wrong-kind" again "do not trust this server until you know who changed the site; publish anew";
     WrongName "ZS-SIG-10" "wrong-name" again "do not trust this server until you know who changed the site; publish anew";
@@ -128,6 +128,13 @@ codes! {
     NoMemory "ZS-MEM-01" "no-memory" again "give the machine more memory, or publish a smaller bundle";
     RootIo "ZS-MEM-02" "io" again "report this line; it is a defect of the init or the kernel";
     RootFull "ZS-MEM-03" "io" again "give the machine more memory, or raise root.headroom in the config";
+
+    // The disk. A node whose disk is kept goes on in RAM.
+    DiskNotFree "ZS-DSK-01" "disk-not-free" again "name the disk in the config by its serial or WWN, with erase, if nothing on it is needed any more";
+    DiskSeveral "ZS-DSK-02" "several-disks" again "say in root.disk of the config which one is meant: smallest, largest, or by its serial";
+    DiskMissing "ZS-DSK-03" "disk-missing" again "compare root.disk of the config with the disks of this machine, and their cables";
+    DiskTooSmall "ZS-DSK-04" "disk-too-small" again "lower root.size in the config, or put in a larger disk";
+    DiskIo "ZS-DSK-05" "disk-io" again "see what the kernel says of this disk, and replace it if it says so again";
 
     // The files of the bundle.
     Length "ZS-FIL-01" "length" again "the server's copy was changed after signing: publish anew, and find out who changed it";
