@@ -175,7 +175,7 @@ fn chosen_bundle(config: &Config, identity: &Identity, cmdline: &Cmdline) -> Res
 }
 
 /// Fields that are checked, but that this version does not act on.
-const NOT_ACTED_ON: [&str; 3] = ["debug", "report", "root.disk"];
+const NOT_ACTED_ON: [&str; 2] = ["report", "root.disk"];
 
 /// A field that must be understood must also be acted on: to know its name is not enough.
 fn check_demands(config: &Config) -> Result<(), Error> {
@@ -191,7 +191,6 @@ fn mention(config: &Config) {
         log::warn!(target: "config", "ignored fields={}", config.unknown_fields.join(","));
     }
     let set = |field: &str| match field {
-        "debug" => config.debug.is_some(),
         "report" => config.report.is_some(),
         // A disk is only named with a size, and that is refused.
         _ => false,
@@ -263,8 +262,7 @@ mod tests {
         let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"x":1,"must_understand":["x"]}"#;
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(reason(&site, &identity, ""), "must-understand");
-        let json =
-            r#"{"version":1,"bundle":"demo","exec":["/init"],"must_understand":["exec","debug.allow"]}"#;
+        let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"must_understand":["exec","report"]}"#;
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(reason(&site, &identity, ""), "must-understand");
     }

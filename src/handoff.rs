@@ -53,7 +53,7 @@ const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
 
 /// Where programs are looked for; ours last, so that a bundle's own program of the same name wins.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/zstrap/bin";
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/zstrap/bin";
 
 /// Why nobody took over.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,7 @@
 mod clock;
 mod config;
 mod console;
+mod debug;
 mod disk;
 mod download;
 mod early;
@@ -143,6 +144,7 @@ fn stages_at(
         // Built in, or a module that only the initramfs has.
         machine.modules.load("tun");
     }
+    debug::open(system, &mut machine.modules, fetched.root().dir(), list.list(), config.fields());
     let facts = node::facts::gather(machine, identity, online, &config, &list);
     let connection = online.connection();
     let handover = Handover::of(&connection.network, connection.via.as_ref());
