@@ -3,6 +3,7 @@
 
 mod arrows;
 mod boots;
+mod cache;
 mod clocks;
 mod handoff;
 mod hardware;

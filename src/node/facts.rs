@@ -42,10 +42,12 @@ pub fn gather(
     machine: &Machine,
     identity: &Identity,
     online: &Online,
-    config: &NodeConfig,
-    list: &VerifiedList,
+    (config, list): (&NodeConfig, &VerifiedList),
+    is_on_disk: bool,
 ) -> Facts {
     let connection = online.connection();
+    let (keep, source) = (&machine.keep, if online.is_from_disk() { "disk" } else { "server" });
+    let root = if is_on_disk { "disk" } else { "ram" };
     let mut facts: Facts = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", machine.kernel.clone()),
@@ -57,6 +59,10 @@ pub fn gather(
         ("bundle_serial", list.serial().to_string()),
         ("image_built", identity.build_time.to_string()),
         ("server", connection.server.clone()),
+        ("source", source.to_owned()),
+        ("root", root.to_owned()),
+        ("root_why", keep.why_ram.clone().unwrap_or_default()),
+        ("disk", keep.disk().filter(|_| is_on_disk).map_or_else(String::new, |(name, _)| name)),
         ("hostname", connection.hostname.clone()),
         ("booted", clock::now().to_string()),
         ("boot_seconds", format!("{:.3}", machine.started.elapsed().as_secs_f64())),
@@ -101,23 +107,24 @@ pub fn to_json(facts: &Facts) -> String {
 /// and systemd's `EnvironmentFile=` read them as they are, line ends included.
 #[must_use]
 pub fn environment(facts: &Facts, env: &BTreeMap<String, String>) -> String {
-    let mut variables: BTreeMap<String, &str> =
-        env.iter().map(|(name, value)| (name.clone(), value.as_str())).collect();
+    let mut variables = env.clone();
     for name in LASTING {
-        let value = facts.get(name).map_or("", String::as_str);
-        variables.insert(format!("ZSTRAP_{}", name.to_uppercase()), value);
+        let value = facts.get(name).cloned().unwrap_or_default();
+        variables.insert(format!("ZSTRAP_{}", name.to_ascii_uppercase()), value);
     }
-    let line = |(name, value): (&String, &&str)| {
-        let mut line = format!("{name}=\"");
+    let mut text = String::new();
+    for (name, value) in &variables {
+        text.push_str(name);
+        text.push_str("=\"");
         for letter in value.chars() {
             if matches!(letter, '"' | '\\' | '`' | '$') {
-                line.push('\\');
+                text.push('\\');
             }
-            line.push(letter);
+            text.push(letter);
         }
-        line + "\"\n"
-    };
-    variables.iter().map(line).collect()
+        text.push_str("\"\n");
+    }
+    text
 }
 
 #[cfg(test)]
