@@ -4,6 +4,7 @@
 mod arrows;
 mod boots;
 mod clocks;
+mod configs;
 mod handoff;
 mod hardware;
 mod links;
