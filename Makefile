@@ -47,7 +47,7 @@ endif
 # The tests boot the bundle zos of amd64, and with ALL that of arm64, too.
 .PHONY: build
 build: ## All programs, the kernels and the trees of bundles, into out/
-	@$(MAKE) -j3 programs kernel demo-tree zos-tree-amd64 $(if $(ALL),zos-tree-arm64)
+	@$(MAKE) -j3 programs kernel demo-tree zinit2-tree-amd64 zos-tree-amd64 $(if $(ALL),zinit2-tree-arm64 zos-tree-arm64)
 
 ##@ Check
 # The steps run one after the other whatever -j says: they share cargo's lock and the processor.
@@ -158,6 +158,11 @@ kernel-amd64-generic:
 demo-tree: demo-tree-amd64 demo-tree-arm64 ## out/demo-tree: the files of the bundle demo, for each architecture
 demo-tree-amd64 demo-tree-arm64: demo-tree-%:
 	bundles/demo/build $* out/demo-tree/$*
+
+# The older zinit with YAML services, for tests.
+.PHONY: zinit2-tree-amd64 zinit2-tree-arm64
+zinit2-tree-amd64 zinit2-tree-arm64: zinit2-tree-%:
+	bundles/zinit2/build $* out/zinit2-tree/$*
 
 .PHONY: zos-tree-amd64 zos-tree-arm64
 zos-tree-amd64 zos-tree-arm64: zos-tree-%:

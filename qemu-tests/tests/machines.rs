@@ -6,6 +6,7 @@ mod boots;
 mod cache;
 mod clocks;
 mod disks;
+mod configs;
 mod handoff;
 mod hardware;
 mod links;
