@@ -197,7 +197,7 @@ fn chosen_bundle(config: &Config, identity: &Identity, cmdline: &Cmdline) -> Res
 }
 
 /// Fields that are checked, but that this version does not act on.
-const NOT_ACTED_ON: [&str; 4] = ["registrars", "mycelium", "debug", "report"];
+const NOT_ACTED_ON: [&str; 2] = ["debug", "report"];
 
 /// A field that must be understood must also be acted on: to know its name is not enough.
 fn check_demands(config: &Config) -> Result<(), Error> {
@@ -213,8 +213,6 @@ fn mention(config: &Config) {
         log::warn!(target: "config", "ignored fields={}", config.unknown_fields.join(","));
     }
     let set = |field: &str| match field {
-        "registrars" => !config.registrars.is_empty(),
-        "mycelium" => !config.mycelium.peers.is_empty() || !config.mycelium.listen.is_empty(),
         "debug" => config.debug.is_some(),
         _ => config.report.is_some(),
     };

@@ -16,9 +16,10 @@ use crate::early::Machine;
 use crate::fail::{self, Code, Failure, Refusal, Stage};
 use crate::fetch::Fetched;
 use crate::loops;
+use crate::mycelium::Overlay;
 use crate::net::handover::{HANDOVER, Handover};
 use crate::network::{HOSTS, RESOLV_CONF};
-use crate::node::facts::{self, FACTS, Facts};
+use crate::node::facts::{self, ENVIRONMENT, FACTS, Facts};
 use crate::node::{NODE, SUPERVISOR};
 use crate::root::{self, NEW_ROOT};
 use crate::sys::{Meta, Mount, NO_EXEC, Program, RootDir, System};
@@ -105,6 +106,16 @@ impl Refusal for Error {
     }
 }
 
+/// What the stages leave for the programs of the bundle.
+pub struct Left<'a> {
+    /// What this node knows of itself.
+    pub facts: &'a Facts,
+    /// The network that somebody has to keep.
+    pub handover: &'a Handover,
+    /// The overlay network, if there is one.
+    pub overlay: Option<&'a Overlay>,
+}
+
 /// Hands the machine over. Returns only on failure, which is final once the mounts have begun to move.
 #[must_use]
 pub fn to_program(
@@ -112,11 +123,10 @@ pub fn to_program(
     machine: &Machine,
     fetched: &Fetched,
     config: &Config,
-    facts: &Facts,
-    handover: &Handover,
+    left: &Left<'_>,
 ) -> Failure {
     let failed = |error| Failure::of(Stage::Handoff, error);
-    match prepare(system, machine, fetched, config, (facts, handover)) {
+    match prepare(system, machine, fetched, config, left) {
         Ok(program) => failed(leave(system, &program, config)).and_final(),
         Err(error) => failed(error),
     }
@@ -128,17 +138,20 @@ fn prepare(
     machine: &Machine,
     fetched: &Fetched,
     config: &Config,
-    left: (&Facts, &Handover),
+    left: &Left<'_>,
 ) -> Result<Program, Error> {
     let program = program(config, machine.log_level_of(config.log))?;
     let path = &config.exec[0];
     if !fetched.root().dir().is_executable(path.trim_start_matches('/').as_bytes()) {
         return Err(Error::NoProgram(path.clone()));
     }
-    leave_our_program(system, left)?;
+    leave_our_program(system, left, config)?;
     prepare_mounts(system, fetched)?;
     prepare_state(system, fetched, machine.keep.cache())?;
     lay_files_over(system)?;
+    if let Some(overlay) = left.overlay {
+        overlay.leave(system, fetched.root().dir());
+    }
     log_handoff(config, machine.started);
     Ok(program)
 }
@@ -203,7 +216,9 @@ fn program(config: &Config, log: LogLevel) -> Result<Program, Error> {
 }
 
 /// Our program, the facts and the network that it is to keep go to `/run`, which moves along.
-fn leave_our_program(system: &dyn System, (facts, handover): (&Facts, &Handover)) -> Result<(), Error> {
+fn leave_our_program(system: &dyn System, left: &Left<'_>, config: &Config) -> Result<(), Error> {
+    let Left { facts, handover, .. } = left;
+    let environment = facts::environment(facts, &config.env);
     let failed = |what: &str| {
         let what = format!("writing {what}");
         move |source| Error::System { what, source }
@@ -211,6 +226,7 @@ fn leave_our_program(system: &dyn System, (facts, handover): (&Facts, &Handover)
     system.copy_file("/init", NODE, 0o755).map_err(failed(NODE))?;
     system.link_file(NODE, SUPERVISOR).map_err(failed(SUPERVISOR))?;
     system.write_file(FACTS, 0o644, facts::to_json(facts).as_bytes()).map_err(failed(FACTS))?;
+    system.write_file(ENVIRONMENT, 0o644, environment.as_bytes()).map_err(failed(ENVIRONMENT))?;
     system.write_file(HANDOVER, 0o644, handover.to_json().as_bytes()).map_err(failed(HANDOVER))
 }
 

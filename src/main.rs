@@ -22,13 +22,13 @@ mod list;
 mod loops;
 mod media;
 mod modules;
+mod mycelium;
 mod net;
 mod network;
 mod node;
 mod retry;
 mod root;
 mod servers;
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody writes services yet"))]
 mod services;
 mod signed;
 mod sys;
@@ -197,6 +197,11 @@ fn stages_at(
         .map_err(|error| Failure::of(Stage::List, error))?;
     let fetched = fetched(system, machine, identity, online, config, &list)?;
     console::stage_begins(Stage::Handoff);
+    let overlay = mycelium::plan(fetched.root().dir(), list.list(), config.fields());
+    if overlay.is_some() {
+        // Built in, or a module that only the initramfs has.
+        machine.modules.load("tun");
+    }
     let facts = node::facts::gather(machine, identity, online, (config, &list), fetched.root().is_on_disk());
     let connection = online.connection();
     let handover = Handover::of(&connection.network, connection.via.as_ref());
@@ -204,7 +209,8 @@ fn stages_at(
         Some(newest) => handover.with_lease(newest),
         None => handover,
     };
-    Err(handoff::to_program(system, machine, &fetched, config.fields(), &facts, &handover))
+    let left = handoff::Left { facts: &facts, handover: &handover, overlay: overlay.as_ref() };
+    Err(handoff::to_program(system, machine, &fetched, config.fields(), &left))
 }
 
 /// The root with its files. A disk that fails while it is filled is no reason not to boot: then the root is in RAM.
@@ -245,7 +251,6 @@ fn fetched(
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::modules::Modules;
     use crate::sys::fake::{self, Recorder, Site};
     use zstrap_formats::digest::ContentDigest;
     use zstrap_formats::list::List;
@@ -253,18 +258,7 @@ mod tests {
     const PROGRAM: &[u8] = b"a program";
 
     fn machine() -> Machine {
-        Machine {
-            cmdline: Default::default(),
-            kernel: "6.1".to_owned(),
-            modules: Modules::default(),
-            started: std::time::Instant::now(),
-            connected: None,
-            clock: Clock::pretended(fake::now().time),
-            servers: Default::default(),
-            keep: Default::default(),
-            network_attempts: 0,
-            on_failure: Default::default(),
-        }
+        Machine { clock: Clock::pretended(fake::now().time), ..Machine::pretended() }
     }
 
     fn site() -> (Site, Identity) {

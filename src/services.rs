@@ -354,7 +354,7 @@ mod tests {
 
     /// What Python reads, as JSON.
     fn judged(script: &str, text: &str) -> serde_json::Value {
-        let output = Command::new("python3").args(["-c", script, text]).output().unwrap();
+        let output = Command::new("/usr/bin/python3").args(["-c", script, text]).output().unwrap();
         assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }

@@ -205,9 +205,9 @@ fn without_a_server_the_last_good_list_boots_while_it_has_not_expired() -> Resul
     let machine = world.scene.machine()?.clock(late).append("zstrap.tries=1 zstrap.reboot_after=1");
     let mut vm = machine.disk(&world.disk).start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    vm.assert_line("] config: failed reason=expired ")?;
+    vm.assert_line("] list: failed reason=expired ")?;
     vm.assert_line("] network: refused reason=no-server ")?;
-    vm.assert_never("test:")
+    vm.assert_never("test: root=")
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn with_offline_grace_a_list_boots_for_so_long_after_it_has_expired() -> Result<
     world.boot_by(at(96)?, "read")?.assert_line(FROM_DISK)?;
     let mut vm = at(98)?.append("zstrap.tries=1 zstrap.reboot_after=1").disk(&world.disk).start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    vm.assert_line("] config: failed reason=expired ")?;
-    vm.assert_never("test:")
+    vm.assert_line("] list: failed reason=expired ")?;
+    vm.assert_never("test: root=")
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn what_a_running_root_plants_has_no_effect_after_a_reboot() -> Result<()> {
     vm.expect_exit(&Reason::Reset, BOUND)?;
     vm.assert_line("] cache: removed content=*has SHA-256 ")?;
     vm.assert_line("] fetch: failed reason=not-found ")?;
-    vm.assert_never("test:")
+    vm.assert_never("test: root=")
 }
 
 #[test]
