@@ -259,9 +259,6 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_do() {
-        let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"root":{"size":"1GiB"}}"#;
-        let (site, identity) = fake::site_with_config(json);
-        assert_eq!(reason(&site, &identity, ""), "unsupported");
         let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"x":1,"must_understand":["x"]}"#;
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(reason(&site, &identity, ""), "must-understand");

@@ -4,6 +4,7 @@
 mod arrows;
 mod boots;
 mod clocks;
+mod disks;
 mod handoff;
 mod hardware;
 mod links;
