@@ -1,7 +1,8 @@
 # What a developer runs. `make` lists the targets.
 #
 # In:      ARCH=arm64 makes the demo's machine one of arm64, KEEP=1 keeps it and gives its console; ZSTRAP_CACHE moves
-#          the cache folder; N, SEED and FIRST say which boots `make soak` makes.
+#          the cache folder; N, SEED and FIRST say which boots `make soak` makes; what `make zos` takes is in
+#          docs/bundles.md.
 # Out:     everything that is built lies below out/ (and cargo's target folder).
 # Failure: the first step that fails ends the run; its own message stands last.
 
@@ -21,6 +22,12 @@ KEEP ?=
 N ?= 40
 SEED ?=
 FIRST ?= 0
+SITE ?=
+KEY ?=
+BUNDLE ?= zos
+MYCELIUM ?=
+MYCELIUM_SHA256 ?=
+MODULES ?=
 # Not empty: also the tests in whole machines that are not of the core set.
 ALL ?=
 
@@ -30,9 +37,17 @@ demo: setup-demo ## A real boot in QEMU, from keys to services under zinit (ARCH
 	@$(MAKE) -j3 zstrap init-$(ARCH) kernel-$(ARCH) demo-tree-$(ARCH)
 	@ARCH='$(ARCH)' KEEP='$(KEEP)' scripts/demo
 
+.PHONY: zos
+zos: setup-demo ## The bundle zos (ARCH=arm64), published where SITE and KEY are given
+	@$(MAKE) -j2 zstrap zos-tree-$(ARCH)
+ifneq ($(SITE)$(KEY),)
+	out/bin/zstrap publish out/zos-tree/$(ARCH) --site '$(SITE)' --bundle '$(BUNDLE)' --arch $(ARCH) --key '$(KEY)'
+endif
+
+# The tests boot the bundle zos of amd64, and with ALL that of arm64, too.
 .PHONY: build
-build: ## All programs, the kernels and the demo's trees, into out/
-	@$(MAKE) -j3 programs kernel demo-tree
+build: ## All programs, the kernels and the trees of bundles, into out/
+	@$(MAKE) -j3 programs kernel demo-tree zinit2-tree-amd64 zos-tree-amd64 $(if $(ALL),zinit2-tree-arm64 zos-tree-arm64)
 
 ##@ Check
 # The steps run one after the other whatever -j says: they share cargo's lock and the processor.
@@ -143,6 +158,16 @@ kernel-amd64-generic:
 demo-tree: demo-tree-amd64 demo-tree-arm64 ## out/demo-tree: the files of the bundle demo, for each architecture
 demo-tree-amd64 demo-tree-arm64: demo-tree-%:
 	bundles/demo/build $* out/demo-tree/$*
+
+# The older zinit with YAML services, for tests.
+.PHONY: zinit2-tree-amd64 zinit2-tree-arm64
+zinit2-tree-amd64 zinit2-tree-arm64: zinit2-tree-%:
+	bundles/zinit2/build $* out/zinit2-tree/$*
+
+.PHONY: zos-tree-amd64 zos-tree-arm64
+zos-tree-amd64 zos-tree-arm64: zos-tree-%:
+	bundles/zos/build $* out/zos-tree/$* $(if $(MYCELIUM),--mycelium '$(MYCELIUM)') \
+	  $(if $(MYCELIUM_SHA256),--mycelium-sha256 '$(MYCELIUM_SHA256)') $(if $(MODULES),--modules '$(MODULES)')
 
 .PHONY: setup-demo setup-test
 setup-demo: ## Installs what `make demo` needs

@@ -42,11 +42,13 @@ chmod_folders() {
     chmod 0700 "$1/root"
 }
 
-# obtain_crate NAME VERSION FEATURES: sets BUILT to the folder whose bin/ has the programs of that crate.
+# obtain_crate NAME VERSION FEATURES: sets BUILT to the folder whose bin/ has the programs of that crate. It comes whole, by
+# rename, so only who builds has to wait for others.
 obtain_crate() {
     local name=$1 version=$2 features=$3
     BUILT=$CACHE/$name/$version-$ARCH
-    lock "$name-$ARCH"
+    [[ ! -d $BUILT/bin ]] || return 0
+    lock "$name-$version-$ARCH"
     [[ ! -d $BUILT/bin ]] || return 0
     say "$name: building $version for $ARCH (some minutes, once)"
     install_crate "$name" "$version" "$features" "$BUILT.new"
@@ -56,11 +58,13 @@ obtain_crate() {
 
 # `cargo install` does not read the repository's cargo configuration, so the linker is named here. The
 # profile makes programs less than half of their default size: they are fetched at every boot. Panics
-# stay as the crates have them: of zinit, one ends a task of the server, not the server.
+# stay as the crates have them: of zinit, one ends a task of the server, not the server. Whose home the sources lie in is
+# nobody's business, and no reason for other bytes.
 install_crate() {
     local name=$1 version=$2 features=$3 root=$4 target=${TARGET//-/_}
     rm -rf "$root"
-    env -u CARGO_TARGET_DIR -u RUSTFLAGS \
+    env -u CARGO_TARGET_DIR -u CARGO_ENCODED_RUSTFLAGS \
+        "RUSTFLAGS=--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
         "CARGO_TARGET_${target^^}_LINKER=rust-lld" \
         "CC_$target=$CROSS_CC" \
         CARGO_PROFILE_RELEASE_OPT_LEVEL=z \
@@ -93,7 +97,7 @@ lay_out_base() {
     obtain_crate zinit "$ZINIT_VERSION" client,server
     lay_out_program "$BUILT/bin/zinit" "$tree/sbin/zinit"
     lay_out_program "$BUILT/bin/zinit-server" "$tree/sbin/zinit-server"
-    lay_out_busybox "$tree"
+    lay_out_busybox "$tree/bin" <"$COMMON/applets"
     lay_out_files "$COMMON/files" "$tree"
 }
 
@@ -107,17 +111,18 @@ lay_out_files() {
     done < <(cd "$from" && find . -type f -printf '%P\n' | sort)
 }
 
+# lay_out_busybox FOLDER: the program, and links for the applets that stdin names, one a line.
 lay_out_busybox() {
-    local tree=$1 applet offered
-    BUSYBOX=$(busybox_of "$ARCH")
-    lay_out_program "$BUSYBOX" "$tree/bin/busybox"
+    local folder=$1 applet offered
+    [[ -n ${BUSYBOX:-} ]] || BUSYBOX=$(busybox_of "$ARCH")
+    [[ -e $folder/busybox ]] || lay_out_program "$BUSYBOX" "$folder/busybox"
     # This machine's may be of another architecture and so can't be asked what it has: then its twin here answers.
     offered=$(busybox --list)
     while read -r applet; do
         [[ $applet != \#* ]] || continue
         grep -qxF -- "$applet" <<<"$offered" || die "busybox has no applet '$applet'"
-        ln -s busybox "$tree/bin/$applet"
-    done <"$COMMON/applets"
+        ln -s busybox "$folder/$applet"
+    done
 }
 
 # busybox_of ARCH: the path of one. This machine's own, or that of the package for another architecture.

@@ -10,17 +10,19 @@ use std::time::Instant;
 use rustix::mount::MountFlags;
 use zstrap_formats::config::{Config, LogLevel};
 
+use crate::cache::Cache;
 use crate::console;
 use crate::early::Machine;
 use crate::fail::{self, Code, Failure, Refusal, Stage};
 use crate::fetch::Fetched;
 use crate::loops;
+use crate::mycelium::Overlay;
 use crate::net::handover::{HANDOVER, Handover};
 use crate::network::{HOSTS, RESOLV_CONF};
-use crate::node::facts::{self, FACTS, Facts};
+use crate::node::facts::{self, ENVIRONMENT, FACTS, Facts};
 use crate::node::{NODE, SUPERVISOR};
-use crate::root::NEW_ROOT;
-use crate::sys::{Meta, Mount, NO_EXEC, Program, System};
+use crate::root::{self, NEW_ROOT};
+use crate::sys::{Meta, Mount, NO_EXEC, Program, RootDir, System};
 use crate::watchdog;
 
 /// What the next PID 1 finds mounted in what moves with us.
@@ -51,8 +53,16 @@ const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 /// Directories that must be there to mount on, if the list does not bring them.
 const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
 
+/// What alone outlives a boot, where there is a disk; nothing that starts services or loads code reads it.
+const STATE: &str = "/var/lib/zstrap-state";
+/// What is made of the way there, if the list does not bring it, and who may go it.
+const STATE_FOLDERS: [(&str, u16); 3] = [("var", 0o755), ("var/lib", 0o755), ("var/lib/zstrap-state", 0o700)];
+/// The same where there is none.
+const STATE_IN_RAM: Mount<'static> =
+    Mount { kind: "tmpfs", target: STATE, flags: NO_EXEC, options: "mode=0700,size=20%" };
+
 /// Where programs are looked for; ours last, so that a bundle's own program of the same name wins.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/zstrap/bin";
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/zstrap/bin";
 
 /// Why nobody took over.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +106,16 @@ impl Refusal for Error {
     }
 }
 
+/// What the stages leave for the programs of the bundle.
+pub struct Left<'a> {
+    /// What this node knows of itself.
+    pub facts: &'a Facts,
+    /// The network that somebody has to keep.
+    pub handover: &'a Handover,
+    /// The overlay network, if there is one.
+    pub overlay: Option<&'a Overlay>,
+}
+
 /// Hands the machine over. Returns only on failure, which is final once the mounts have begun to move.
 #[must_use]
 pub fn to_program(
@@ -103,11 +123,10 @@ pub fn to_program(
     machine: &Machine,
     fetched: &Fetched,
     config: &Config,
-    facts: &Facts,
-    handover: &Handover,
+    left: &Left<'_>,
 ) -> Failure {
     let failed = |error| Failure::of(Stage::Handoff, error);
-    match prepare(system, machine, fetched, config, (facts, handover)) {
+    match prepare(system, machine, fetched, config, left) {
         Ok(program) => failed(leave(system, &program, config)).and_final(),
         Err(error) => failed(error),
     }
@@ -119,16 +138,20 @@ fn prepare(
     machine: &Machine,
     fetched: &Fetched,
     config: &Config,
-    left: (&Facts, &Handover),
+    left: &Left<'_>,
 ) -> Result<Program, Error> {
     let program = program(config, machine.log_level_of(config.log))?;
     let path = &config.exec[0];
     if !fetched.root().dir().is_executable(path.trim_start_matches('/').as_bytes()) {
         return Err(Error::NoProgram(path.clone()));
     }
-    leave_our_program(system, left)?;
+    leave_our_program(system, left, config)?;
     prepare_mounts(system, fetched)?;
+    prepare_state(system, fetched, machine.keep.cache())?;
     lay_files_over(system)?;
+    if let Some(overlay) = left.overlay {
+        overlay.leave(system, fetched.root().dir());
+    }
     log_handoff(config, machine.started);
     Ok(program)
 }
@@ -141,6 +164,7 @@ fn leave(system: &dyn System, program: &Program, config: &Config) -> Error {
             return Error::System { what: format!("moving {mount} to the new root"), source };
         }
     }
+    root::let_go(system);
     if let Err(source) = system.switch_root(NEW_ROOT) {
         return Error::System { what: "changing to the new root".to_owned(), source };
     }
@@ -192,7 +216,9 @@ fn program(config: &Config, log: LogLevel) -> Result<Program, Error> {
 }
 
 /// Our program, the facts and the network that it is to keep go to `/run`, which moves along.
-fn leave_our_program(system: &dyn System, (facts, handover): (&Facts, &Handover)) -> Result<(), Error> {
+fn leave_our_program(system: &dyn System, left: &Left<'_>, config: &Config) -> Result<(), Error> {
+    let Left { facts, handover, .. } = left;
+    let environment = facts::environment(facts, &config.env);
     let failed = |what: &str| {
         let what = format!("writing {what}");
         move |source| Error::System { what, source }
@@ -200,17 +226,14 @@ fn leave_our_program(system: &dyn System, (facts, handover): (&Facts, &Handover)
     system.copy_file("/init", NODE, 0o755).map_err(failed(NODE))?;
     system.link_file(NODE, SUPERVISOR).map_err(failed(SUPERVISOR))?;
     system.write_file(FACTS, 0o644, facts::to_json(facts).as_bytes()).map_err(failed(FACTS))?;
+    system.write_file(ENVIRONMENT, 0o644, environment.as_bytes()).map_err(failed(ENVIRONMENT))?;
     system.write_file(HANDOVER, 0o644, handover.to_json().as_bytes()).map_err(failed(HANDOVER))
 }
 
 fn prepare_mounts(system: &dyn System, fetched: &Fetched) -> Result<(), Error> {
     let dir = fetched.root().dir();
     for point in MOUNT_POINTS {
-        if !dir.is_dir(point.as_bytes()) {
-            let meta = Meta { mode: 0o755, uid: 0, gid: 0 };
-            let failed = |source| Error::System { what: format!("making /{point} in the new root"), source };
-            dir.make_dir(point.as_bytes(), meta).map_err(failed)?;
-        }
+        make_dir(dir, point, 0o755)?;
     }
     let mounting = |mount: &Mount<'_>| {
         let what = format!("mounting {} on {}", mount.kind, mount.target);
@@ -222,6 +245,32 @@ fn prepare_mounts(system: &dyn System, fetched: &Fetched) -> Result<(), Error> {
         system.mount(mount).map_err(mounting(mount))?;
     }
     system.mount_below(NEW_ROOT, &TMP).map_err(mounting(&TMP))
+}
+
+/// Makes a directory of the new root, unless it is there.
+fn make_dir(dir: &dyn RootDir, path: &str, mode: u16) -> Result<(), Error> {
+    if dir.is_dir(path.as_bytes()) {
+        return Ok(());
+    }
+    let failed = |source| Error::System { what: format!("making /{path} in the new root"), source };
+    dir.make_dir(path.as_bytes(), Meta { mode, uid: 0, gid: 0 }).map_err(failed)
+}
+
+/// The state directory: of the disk, else of this boot alone.
+fn prepare_state(system: &dyn System, fetched: &Fetched, cache: Option<&Cache>) -> Result<(), Error> {
+    for (path, mode) in STATE_FOLDERS {
+        make_dir(fetched.root().dir(), path, mode)?;
+    }
+    let cache = cache.filter(|_| fetched.root().is_on_disk());
+    if let Some(cache) = cache {
+        let shown = cache.store().state().and_then(|(_open, path)| system.bind_below(&path, NEW_ROOT, STATE));
+        match shown {
+            Ok(()) => return Ok(()),
+            Err(error) => log::warn!(target: "handoff", "state is of this boot alone: {error}"),
+        }
+    }
+    let failed = |source| Error::System { what: format!("mounting tmpfs on {STATE}"), source };
+    system.mount_below(NEW_ROOT, &STATE_IN_RAM).map_err(failed)
 }
 
 /// Name servers and hosts are those of this network, whatever plain files the bundle brings.

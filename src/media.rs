@@ -77,6 +77,12 @@ impl Media {
         Self { url: url.clone(), folder: Mutex::default() }
     }
 
+    /// A folder that is open already.
+    #[must_use]
+    pub fn of_folder(url: &Url, folder: OwnedFd) -> Self {
+        Self { url: url.clone(), folder: Mutex::new(Folder::Found(folder)) }
+    }
+
     /// The path without the scheme and the leading slash.
     fn path(&self) -> &str {
         self.url.as_str().trim_start_matches("file:").trim_start_matches('/')

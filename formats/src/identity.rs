@@ -21,7 +21,8 @@ use crate::url::{Scheme, Url, UrlError};
 pub const VERSION: u32 = 1;
 /// More servers than anyone waits for.
 const MAX_SERVERS: usize = 16;
-const MAX_KEYS: usize = 16;
+/// The most keys that an image trusts.
+pub const MAX_KEYS: usize = 16;
 
 /// Why an identity is not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

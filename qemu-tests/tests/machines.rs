@@ -3,22 +3,29 @@
 
 mod arrows;
 mod boots;
+mod cache;
 mod clocks;
+mod configs;
 mod disks;
+mod flaws;
 mod handoff;
 mod hardware;
+mod kills;
 mod links;
 mod loops;
 mod machine;
 mod mirrors;
 mod network;
+mod own_disk;
 mod packed;
 mod recovers;
 mod refuses;
 mod screens;
 mod servers;
 mod supervise;
+mod threshold;
 mod tls;
+mod zos;
 
 /// With `autotests = false`, cargo would never look at a file that nobody names.
 #[test]

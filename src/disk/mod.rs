@@ -109,15 +109,6 @@ pub enum Kept {
 }
 
 impl Kept {
-    /// In one line, with its cause.
-    #[must_use]
-    pub fn told(&self) -> String {
-        match self {
-            Self::Io { source, .. } => format!("{self}: {source}"),
-            _ => self.to_string(),
-        }
-    }
-
     fn io(what: &'static str, name: &str, source: io::Error) -> Self {
         Self::Io { what, name: name.to_owned(), source }
     }
@@ -331,6 +322,7 @@ fn mount_as(system: &dyn System, own: &Own) -> io::Result<bool> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::fail::Chain;
     use crate::sys::fake::Recorder;
     use std::fs;
     use std::os::unix::fs::FileExt as _;
@@ -393,7 +385,7 @@ mod tests {
                 !calls.iter().any(|call| changes.iter().any(|change| call.starts_with(change))),
                 "{calls:?}"
             );
-            error.told()
+            told(error)
         }
 
         fn judge(&self, name: &str) {
@@ -419,6 +411,10 @@ mod tests {
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program} {arguments:?}: {text}");
         text
+    }
+
+    fn told(error: Kept) -> String {
+        Chain(&error).to_string()
     }
 
     #[test]
@@ -620,7 +616,7 @@ mod tests {
         machine.prepare(100, serial("vda", false)).unwrap();
         machine.prepare(100, serial("vdb", false)).unwrap();
         assert!(find(&machine.system).is_none());
-        let error = machine.prepare(100, None).unwrap_err().told();
+        let error = told(machine.prepare(100, None).unwrap_err());
         assert_eq!(error, several("partitions of ours") + "vda1, vdb1");
         assert_eq!(machine.prepare(100, serial("vdb", false)).unwrap().name(), "vdb1");
     }
@@ -664,7 +660,7 @@ mod tests {
     fn a_disk_that_is_too_small_is_kept() {
         let machine = Machine::new(&[("vda", 90)]);
         assert_eq!(machine.refused(None), "vda has 90 MiB, 100 MiB are asked for");
-        let error = machine.prepare(10, None).unwrap_err().told();
+        let error = told(machine.prepare(10, None).unwrap_err());
         assert_eq!(error, "vda has 90 MiB, 64 MiB are asked for");
         // One of just that size needs a little for itself.
         assert_eq!(machine.prepare(90, None).unwrap().size(), 88 * MIB);

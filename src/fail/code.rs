@@ -97,17 +97,18 @@ codes! {
     // Signatures of config and list.
     NoSignature "ZS-SIG-01" "missing-signature" again "publish it with the key that this image trusts: zstrap publish, zstrap config add";
     UnknownKey "ZS-SIG-02" "unknown-key" again "sign with a key of the image, or make an image that trusts this key";
-    TooFewSigners "ZS-SIG-03" "threshold" again "sign it with more of the image's keys: --key once for each signer";
+    TooFewSigners "ZS-SIG-03" "threshold" again "have more of the image's keys sign it: zstrap sign, or publish with --key once for each";
     Changed "ZS-SIG-04" "bad-signature" again "do not trust this server until you know who changed the site; publish anew";
     NotASignature "ZS-SIG-05" "bad-signature" again "check what serves this URL: it gives something else for a signature";
     LegacySignature "ZS-SIG-06" "legacy-signature" again "sign with zstrap, or with a minisign that prehashes";
-    CommentsDiffer "ZS-SIG-07" "comments-differ" again "have all signers sign at once: zstrap publish, zstrap config add, with --key once for each";
+    CommentsDiffer "ZS-SIG-07" "comments-differ" again "have all sign what the first has published: zstrap sign takes its comment; or publish anew";
     BadComment "ZS-SIG-08" "bad-comment" again "sign with zstrap: publish and config add write the comment that a node needs";
     WrongKind "ZS-SIG-09" "wrong-kind" again "do not trust this server until you know who changed the site; publish anew";
     WrongName "ZS-SIG-10" "wrong-name" again "do not trust this server until you know who changed the site; publish anew";
     WrongArch "ZS-SIG-11" "wrong-arch" again "do not trust this server until you know who changed the site; publish anew";
     Expired "ZS-SIG-12" "expired" again "publish anew, or set the clock of this machine";
     FromFuture "ZS-SIG-13" "from-future" again "set the clock of this machine, or of the one that signs";
+    OlderThanSeen "ZS-SIG-14" "older-than-seen" again "bring the site of this server up to date; what this node has seen is in docs/disk.md";
 
     // The config.
     Sha256Pin "ZS-CFG-01" "sha256-pin" again "make an image that pins the config you want, or none";

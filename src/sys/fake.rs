@@ -456,6 +456,8 @@ pub struct Recorder {
     pub disks: Arc<Mutex<Vec<Block>>>,
     /// What mounting devices fails with, the last one first.
     pub mount_errors: Arc<Mutex<Vec<io::Error>>>,
+    /// Its kernel has no packet filter.
+    pub no_rules: bool,
 }
 
 impl Recorder {
@@ -491,6 +493,13 @@ impl System for Recorder {
     fn bind_over(&self, file: &str, root: &str, path: &str) -> io::Result<bool> {
         self.record(format!("bind {file} {root}/{path}"));
         Ok(true)
+    }
+
+    fn bind_below(&self, dir: &str, root: &str, path: &str) -> io::Result<()> {
+        // By descriptor, whose number is nobody's concern.
+        let dir = if dir.starts_with("/proc/self/fd/") { "FD" } else { dir };
+        self.record(format!("bind {dir} {root}{path}"));
+        Ok(())
     }
 
     fn unmount(&self, target: &str) {
@@ -540,6 +549,11 @@ impl System for Recorder {
         self.mount_errors.lock().expect("no test panics here").pop().map_or(Ok(()), Err)
     }
 
+    fn load_rules(&self, _: &[u8]) -> io::Result<()> {
+        self.record("rules".to_owned());
+        if self.no_rules { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
+
     fn grow_ext4(&self, mount: &str, blocks: u64) -> io::Result<()> {
         self.record(format!("grow {mount} {blocks}"));
         Ok(())
@@ -569,6 +583,17 @@ impl RootDir for Recorder {
 
     fn create(&self, path: &[u8]) -> io::Result<Box<dyn NewFile>> {
         Ok(Box::new(MemoryFile { recorder: self.clone(), path: path.to_vec(), bytes: Vec::new() }))
+    }
+
+    fn make_stub(&self, path: &[u8], content: &str, _: u64, _: Meta) -> io::Result<()> {
+        self.record(format!("stub {}", String::from_utf8_lossy(path)));
+        self.files.lock().expect("no test panics here").insert(path.to_vec(), content.as_bytes().to_vec());
+        Ok(())
+    }
+
+    fn hide(&self, path: &[u8]) -> io::Result<()> {
+        self.record(format!("hide {}", String::from_utf8_lossy(path)));
+        Ok(())
     }
 
     fn read(&self, path: &[u8]) -> io::Result<Box<dyn Read>> {
@@ -688,8 +713,8 @@ fn fetch_list(servers: &Servers, entries: Vec<Entry>) -> (Result<fetch::Fetched,
     site.publish(&List::new(entries).expect("a valid list").to_text());
     let (recorder, own) = (Recorder::default(), self::servers(&site));
     let cmdline = zstrap_formats::cmdline::Cmdline::default();
-    let config = config::obtain(&own, &identity, &cmdline, now()).expect("a good config");
-    let list = list::obtain(&own, &identity, &config, now()).expect("a good list");
-    let root = root::prepare(&recorder, &config, &list).expect("enough memory");
-    (fetch::files(servers, &list, root), recorder)
+    let config = config::obtain(&own, &identity, &cmdline, now().into()).expect("a good config");
+    let list = list::obtain(&own, &identity, &config, now().into()).expect("a good list");
+    let root = root::in_ram(&recorder, &config, &list).expect("enough memory");
+    (fetch::files(&recorder, servers, &list, root), recorder)
 }

@@ -56,6 +56,12 @@ impl System for Linux {
         Ok(true)
     }
 
+    fn bind_below(&self, dir: &str, root: &str, path: &str) -> io::Result<()> {
+        let target = dir_below(root, path)?;
+        rustix::mount::mount_bind(dir, format!("/proc/self/fd/{}", target.as_raw_fd()))?;
+        Ok(())
+    }
+
     fn unmount(&self, target: &str) {
         // Fails when nothing is mounted, which is what we want.
         let _ = rustix::mount::unmount(target, UnmountFlags::DETACH);
@@ -128,6 +134,10 @@ impl System for Linux {
 
     fn name_ext4(&self, mount: &str, uuid: [u8; 16]) -> io::Result<()> {
         super::block::name_ext4(mount, uuid)
+    }
+
+    fn load_rules(&self, batch: &[u8]) -> io::Result<()> {
+        crate::net::nft::load(batch)
     }
 
     fn exec(&self, program: &Program) -> io::Error {
@@ -357,6 +367,30 @@ impl RootDir for LinuxRoot {
         Ok(Box::new(LinuxFile { file, parent, name: name.to_vec() }))
     }
 
+    fn make_stub(&self, path: &[u8], content: &str, size: u64, meta: Meta) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        let file = openat2(&parent, name, flags, Mode::from_raw_mode(0o600))?;
+        rustix::fs::ftruncate(&file, size)?;
+        set(&file, "trusted.overlay.metacopy", b"")?;
+        set(&file, "trusted.overlay.redirect", content.as_bytes())?;
+        own(&file, meta)
+    }
+
+    fn hide(&self, path: &[u8]) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        match rustix::fs::mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            Err(rustix::io::Errno::EXIST) => {}
+            result => return Ok(result?),
+        }
+        // Something of the list has that name: a directory would be merged, all else hides.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        match openat2(&parent, name, flags, Mode::empty()) {
+            Ok(dir) => set(&dir, "trusted.overlay.opaque", b"y"),
+            Err(_) => Ok(()),
+        }
+    }
+
     fn read(&self, path: &[u8]) -> io::Result<Box<dyn Read>> {
         Ok(Box::new(File::from(openat2(&self.root, path, OFlags::RDONLY, Mode::empty())?)))
     }
@@ -370,6 +404,10 @@ impl RootDir for LinuxRoot {
             |mode: u32| FileType::from_raw_mode(mode) == FileType::RegularFile && mode & 0o111 != 0;
         self.mode(path).is_some_and(executable)
     }
+}
+
+fn set(file: impl AsFd, attribute: &str, value: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(file, attribute, value, rustix::fs::XattrFlags::empty())?)
 }
 
 /// Owner first: chown takes set-user-ID bits away.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use simplelog::{ColorChoice, ConfigBuilder, LevelFilter, TermLogger, TerminalMode};
 
-use crate::{boot, config, image, key, publish, serve, verify};
+use crate::{boot, config, image, key, promote, publish, serve, sign, verify};
 
 /// Starts machines from nothing but a signed list of files.
 #[derive(Debug, Parser)]
@@ -32,7 +32,11 @@ pub enum Command {
     Key(key::Command),
     /// Publishes a folder as a bundle: blobs, a signed list, then `latest`
     Publish(publish::Arguments),
-    /// Checks a signed list, and a folder against it
+    /// Adds a signature to a list or config, where more than one key must sign
+    Sign(sign::Arguments),
+    /// Signs a bundle of the site under another name: what was tried becomes stable
+    Promote(promote::Arguments),
+    /// Checks a signed list or config, who has signed it, and a folder against it
     Verify(verify::Arguments),
     /// Checks and publishes what tells a node what to become
     #[command(subcommand)]
@@ -80,6 +84,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Key(command) => key::run(&command)?,
         Command::Publish(arguments) => publish::run(&arguments)?,
+        Command::Sign(arguments) => sign::run(&arguments)?,
+        Command::Promote(arguments) => promote::run(&arguments)?,
         Command::Verify(arguments) => verify::run(&arguments)?,
         Command::Config(command) => config::run(&command)?,
         Command::Image(command) => image::run(&command)?,

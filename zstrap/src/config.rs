@@ -19,11 +19,12 @@ use zstrap_formats::time::Timestamp;
 
 use crate::clock::{self, Expiry};
 use crate::output;
-use crate::signers::Signers;
+use crate::publish::say_waiting;
+use crate::signers::{Signers, parse_threshold};
 use crate::site::{Site, Writer};
 
 /// The folder under `configs/` that is no config.
-const BY_HASH: &str = "by-hash";
+pub(crate) const BY_HASH: &str = "by-hash";
 const INDEX_VERSION: u32 = 1;
 
 /// The commands about configs.
@@ -57,6 +58,10 @@ pub struct Add {
     /// The key to sign with; more than one for images with a threshold
     #[arg(long = "key", value_name = "FILE", required = true)]
     pub keys: Vec<PathBuf>,
+    /// How many keys must sign before nodes get it: with fewer, it waits, and
+    /// `zstrap sign` adds the rest [default: the keys given are enough]
+    #[arg(long, value_name = "N", value_parser = parse_threshold)]
+    pub threshold: Option<usize>,
     /// Its name [default: the file's, without .json]
     #[arg(long)]
     pub name: Option<Name>,
@@ -76,6 +81,8 @@ pub struct Options {
     pub name: Name,
     /// Key files that sign.
     pub keys: Vec<PathBuf>,
+    /// How many keys must sign before `latest` names the config; if nobody says, these are enough.
+    pub threshold: Option<usize>,
     /// When the config ends to be accepted.
     pub expires: Expiry,
     /// The time it is done at.
@@ -93,6 +100,8 @@ pub struct Added {
     pub md5: Md5,
     /// Its SHA-256.
     pub sha256: Sha256,
+    /// Whether nodes get it; else it waits for more signatures.
+    pub is_latest: bool,
 }
 
 /// Runs one of the commands.
@@ -112,10 +121,14 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
                 site: arguments.site.clone(),
                 name: name.clone(),
                 keys: arguments.keys.clone(),
+                threshold: arguments.threshold,
                 expires: arguments.expires,
                 now: clock::now()?,
             };
-            let Added { serial, expires, md5, sha256 } = add(&options)?;
+            let Added { serial, expires, md5, sha256, is_latest } = add(&options)?;
+            if !is_latest {
+                say_waiting(&arguments.site.join(site::config(&name, serial)));
+            }
             output::line(format_args!(
                 "config={name} serial={serial} expires={expires} md5={md5} sha256={sha256}"
             ))
@@ -149,59 +162,80 @@ pub fn add(options: &Options) -> anyhow::Result<Added> {
     let expires = options.expires.from(*now)?;
     let digest = ContentDigest::of(json);
     let writer = Writer::lock(&options.site)?;
+    let is_latest = signers.are_enough(options.threshold, signers_before(writer.site(), name)?)?;
     check_replaced(writer.site(), &digest.sha256, name, signers.first())?;
     warn_of_missing_bundles(writer.site(), &config);
     let serial = writer.site().next_serial(&site::config_folder(name), now.unix())?;
     let (arch, name) = (ArchField::Any, name.clone());
     let comment = TrustedComment { kind: Kind::Config, name, arch, serial, created: *now, expires };
-    write_all(&writer, &signers, json, &comment, &digest)?;
-    write_index(&writer)?;
-    Ok(Added { serial, expires, md5: digest.md5, sha256: digest.sha256 })
-}
-
-/// By-hash first: an image that pins the config must find it once `latest` has made it known.
-fn write_all(
-    writer: &Writer,
-    signers: &Signers,
-    json: &[u8],
-    comment: &TrustedComment,
-    digest: &ContentDigest,
-) -> anyhow::Result<()> {
-    let (name, serial) = (&comment.name, comment.serial);
-    for path in [site::config_by_hash(&digest.sha256), site::config(name, serial)] {
-        writer.write(&path, json)?;
-        let signatures = signers.sign(&path, json, comment);
-        for (path, signature) in &signatures {
-            writer.write(path, signature.as_bytes())?;
-        }
-        remove_other_signatures(writer, &path, &signatures)?;
+    let path = site::config(&comment.name, serial);
+    writer.write(&path, json)?;
+    for (path, signature) in signers.sign(&path, json, &comment) {
+        writer.write(&path, signature.as_bytes())?;
     }
-    writer.write(&site::config_latest(name), format!("{serial}\n").as_bytes())
+    if is_latest {
+        release(&writer, &comment.name, serial)?;
+    }
+    Ok(Added { serial, expires, md5: digest.md5, sha256: digest.sha256, is_latest })
 }
 
-/// A config that was published by hash before may bear signatures of keys that do not sign now. They are over
-/// another comment, and count for nothing together with those of today.
-fn remove_other_signatures(
-    writer: &Writer,
-    path: &str,
-    signatures: &[(String, String)],
-) -> anyhow::Result<()> {
-    let (folder, file) = path.rsplit_once('/').expect("configs stand in a folder");
-    for name in writer.site().names(folder)? {
-        let other = format!("{folder}/{name}");
-        let signs = name.strip_prefix(file).is_some_and(|rest| rest.ends_with(".minisig"));
-        if signs && !signatures.iter().any(|(path, _)| *path == other) {
-            writer.remove(&other)?;
+/// How many keys have signed the present config of this name.
+fn signers_before(site: &Site, name: &Name) -> anyhow::Result<usize> {
+    match site.latest(&site::config_latest(name))? {
+        Some(serial) => site.count_signers(&site::config(name, serial)),
+        None => Ok(0),
+    }
+}
+
+/// Lets nodes see the config of this serial, which stands there with its signatures. By hash first: an image that
+/// pins it must find it once `latest` has made it known.
+pub(crate) fn release(writer: &Writer, name: &Name, serial: u64) -> anyhow::Result<()> {
+    let path = site::config(name, serial);
+    let json = writer.site().read(&path)?.with_context(|| format!("{path} is missing on the site"))?;
+    let by_hash = site::config_by_hash(&ContentDigest::of(&json).sha256);
+    writer.write(&by_hash, &json)?;
+    let endings = signature_endings(writer.site(), &path)?;
+    for ending in &endings {
+        let from = format!("{path}{ending}");
+        let signature = writer.site().read(&from)?.with_context(|| format!("{from} has just gone"))?;
+        writer.write(&format!("{by_hash}{ending}"), &signature)?;
+    }
+    // Of keys that do not sign now there may be others. They are over another comment, and count for nothing together
+    // with those of today.
+    for ending in signature_endings(writer.site(), &by_hash)? {
+        if !endings.contains(&ending) {
+            writer.remove(&format!("{by_hash}{ending}"))?;
         }
+    }
+    writer.write(&site::config_latest(name), format!("{serial}\n").as_bytes())?;
+    write_index(writer)
+}
+
+/// What stands behind the path of a config in the paths of its signatures.
+fn signature_endings(site: &Site, path: &str) -> anyhow::Result<Vec<String>> {
+    let (folder, file) = path.rsplit_once('/').expect("configs stand in a folder");
+    let names = site.names(folder)?;
+    let endings = names.iter().filter_map(|name| name.strip_prefix(file));
+    Ok(endings.filter(|ending| ending.ends_with(".minisig")).map(str::to_owned).collect())
+}
+
+/// What stands by hash is replaced. Images that trust only who signed it before would no longer boot.
+fn check_replaced(site: &Site, sha256: &Sha256, name: &Name, signer: KeyId) -> anyhow::Result<()> {
+    let before = signer_by_hash(site, sha256, name)?;
+    if let Some(before) = before.filter(|before| *before != signer) {
+        log::warn!(
+            "config {name} was signed by key {before}, now by {signer}: images that pin it and trust only \
+             {before} refuse it from now on"
+        );
     }
     Ok(())
 }
 
-/// What stands by hash is replaced. A signature there names one config: the same bytes under two names would
-/// have room for one of them only. And images that trust only who signed it before would no longer boot.
-fn check_replaced(site: &Site, sha256: &Sha256, name: &Name, signer: KeyId) -> anyhow::Result<()> {
+/// Who signed what stands by hash. A signature there names one config: the same bytes under two names would have room
+/// for one of them only.
+pub(crate) fn signer_by_hash(site: &Site, sha256: &Sha256, name: &Name) -> anyhow::Result<Option<KeyId>> {
     let path = site::signature(&site::config_by_hash(sha256));
-    let Some(text) = site.read(&path)? else { return Ok(()) };
+    let Some(text) = site.read(&path)? else { return Ok(None) };
     let signature = Signature::parse(&text).with_context(|| format!("reading {path}"))?;
     let comment: TrustedComment =
         signature.comment_unverified().parse().with_context(|| format!("reading {path}"))?;
@@ -211,14 +245,7 @@ fn check_replaced(site: &Site, sha256: &Sha256, name: &Name, signer: KeyId) -> a
             "config {name} has the very bytes of config {other}: change its description to tell them apart"
         );
     }
-    let before = signature.key_id();
-    if before != signer {
-        log::warn!(
-            "config {name} was signed by key {before}, now by {signer}: images that pin it and trust only \
-             {before} refuse it from now on"
-        );
-    }
-    Ok(())
+    Ok(Some(signature.key_id()))
 }
 
 fn warn_of_missing_bundles(site: &Site, config: &Config) {
@@ -246,16 +273,20 @@ struct IndexEntry {
 
 /// Names and descriptions for people and pages; nodes never read it.
 fn write_index(writer: &Writer) -> anyhow::Result<()> {
+    writer.write(site::CONFIGS_INDEX, index(writer.site())?.as_bytes())
+}
+
+/// What `configs.json` says of the configs that are there now.
+pub(crate) fn index(site: &Site) -> anyhow::Result<String> {
     let mut configs = Vec::new();
-    for name in names(writer.site())? {
-        match index_entry(writer.site(), &name) {
+    for name in names(site)? {
+        match index_entry(site, &name) {
             Ok(entry) => configs.push(entry),
             Err(error) => log::warn!("config {name} is left out of {}: {error:#}", site::CONFIGS_INDEX),
         }
     }
     let index = Index { version: INDEX_VERSION, configs };
-    let json = serde_json::to_string_pretty(&index).expect("strings and numbers always serialize") + "\n";
-    writer.write(site::CONFIGS_INDEX, json.as_bytes())
+    Ok(serde_json::to_string_pretty(&index).expect("strings and numbers always serialize") + "\n")
 }
 
 fn index_entry(site: &Site, name: &Name) -> anyhow::Result<IndexEntry> {

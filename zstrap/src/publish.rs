@@ -26,7 +26,7 @@ use crate::output;
 use crate::pack::{self, Gain};
 use crate::parallel::on_all_cores;
 use crate::progress::Progress;
-use crate::signers::Signers;
+use crate::signers::{Signers, parse_threshold};
 use crate::site::{Site, Writer};
 use crate::tree::{self, Item, ItemKind, Stamp, shown};
 
@@ -60,6 +60,10 @@ pub struct Arguments {
     /// The key to sign with; more than one for images with a threshold
     #[arg(long = "key", value_name = "FILE", required = true)]
     pub keys: Vec<PathBuf>,
+    /// How many keys must sign before nodes get it: with fewer, it waits, and
+    /// `zstrap sign` adds the rest [default: the keys given are enough]
+    #[arg(long, value_name = "N", value_parser = parse_threshold)]
+    pub threshold: Option<usize>,
     /// How long nodes accept the list: 90d, 12h, 30m, or a time such as
     /// 2027-02-20T08:00:00Z
     #[arg(long, value_name = "WHEN", default_value = "90d")]
@@ -100,6 +104,8 @@ pub struct Options {
     pub arch: Arch,
     /// Key files that sign.
     pub keys: Vec<PathBuf>,
+    /// How many keys must sign before `latest` names the list; if nobody says, these are enough.
+    pub threshold: Option<usize>,
     /// When the list ends to be accepted.
     pub expires: Expiry,
     /// Which parts of the folder are taken.
@@ -121,6 +127,8 @@ pub struct Published {
     pub list: List,
     /// What compressing its blobs has brought, if that was asked for.
     pub gain: Option<Gain>,
+    /// Whether `latest` names it; else it waits for more signatures.
+    pub is_latest: bool,
 }
 
 /// Runs the command.
@@ -139,20 +147,32 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         bundle: arguments.bundle.clone(),
         arch: arguments.arch,
         keys: arguments.keys.clone(),
+        threshold: arguments.threshold,
         expires: arguments.expires,
         rules,
         zstd: !arguments.no_zstd,
         now: clock::now()?,
     })?;
-    let Published { serial, expires, list, gain } = published;
+    let Published { serial, expires, list, gain, is_latest } = published;
     if let Some(gain) = gain {
         log::info!("compressed: {gain}");
     }
     let (bundle, arch) = (&arguments.bundle, arguments.arch);
     let (entries, bytes) = (list.entries().len(), list.total_size());
+    if !is_latest {
+        say_waiting(&arguments.site.join(site::list(bundle, arch, serial)));
+    }
     output::line(format_args!(
         "bundle={bundle} arch={arch} serial={serial} entries={entries} bytes={bytes} expires={expires}"
     ))
+}
+
+/// Where the next signer finds it.
+pub(crate) fn say_waiting(file: &Path) {
+    log::warn!(
+        "{} waits for more signatures (zstrap sign): until then, nodes get what they got",
+        file.display()
+    );
 }
 
 /// The list that publishing `dir` would give; nothing is written.
@@ -185,12 +205,17 @@ pub fn publish(options: &Options) -> anyhow::Result<Published> {
     let items = items_of(&options.dir, options.rules)?;
     let writer = Writer::lock(&options.site)?;
     let before = Before::read(writer.site(), &options.bundle, options.arch)?;
+    let is_latest = signers.are_enough(options.threshold, before.signers)?;
     let digests = store_blobs(&writer, &items, &before.files)?;
     let list = make_list(items, &digests, options.rules)?;
     let packed = if options.zstd { Some(pack_blobs(&writer, &list, &before)?) } else { None };
     let (packed, gain) = packed.unzip();
     let serial = commit(&writer, options, &signers, &list, packed.as_ref(), expires)?;
-    Ok(Published { serial, expires, list, gain })
+    if is_latest {
+        writer
+            .write(&site::bundle_latest(&options.bundle, options.arch), format!("{serial}\n").as_bytes())?;
+    }
+    Ok(Published { serial, expires, list, gain, is_latest })
 }
 
 fn items_of(dir: &Path, rules: Rules) -> anyhow::Result<Vec<Item>> {
@@ -204,7 +229,7 @@ fn items_of(dir: &Path, rules: Rules) -> anyhow::Result<Vec<Item>> {
 }
 
 /// The first few, and how many more there are.
-fn first_of(names: &[String], separator: &str) -> String {
+pub(crate) fn first_of(names: &[String], separator: &str) -> String {
     let more = names.len().saturating_sub(MAX_NAMED);
     let more = if more == 0 { String::new() } else { format!("{separator}and {more} more") };
     names[..names.len().min(MAX_NAMED)].join(separator) + &more
@@ -293,6 +318,8 @@ struct Before {
     files: HashMap<Vec<u8>, ContentDigest>,
     /// What was compressed then; none if that was not tried.
     packed: Option<Packed>,
+    /// How many keys have signed it.
+    signers: usize,
 }
 
 impl Before {
@@ -300,10 +327,11 @@ impl Before {
         let Some(serial) = site.latest(&site::bundle_latest(bundle, arch))? else {
             return Ok(Self::default());
         };
-        let text = site.read(&site::list(bundle, arch, serial))?.unwrap_or_default();
-        let Ok(list) = List::parse(&text) else {
+        let path = site::list(bundle, arch, serial);
+        let signers = site.count_signers(&path)?;
+        let Ok(list) = List::parse(&site.read(&path)?.unwrap_or_default()) else {
             log::warn!("the present list of {bundle}, serial {serial}, cannot be read");
-            return Ok(Self::default());
+            return Ok(Self { signers, ..Self::default() });
         };
         let files = list.entries().iter().filter_map(|entry| match entry.kind {
             EntryKind::File(digest) => Some((entry.path.clone(), digest)),
@@ -311,7 +339,7 @@ impl Before {
         });
         let packed = site.read(&site::packed(bundle, arch, serial))?;
         let packed = packed.and_then(|text| Packed::parse(&text).ok());
-        Ok(Self { files: files.collect(), packed })
+        Ok(Self { files: files.collect(), packed, signers })
     }
 
     /// The contents that were tried then, and did not become short enough.
@@ -480,7 +508,7 @@ fn make_list(
     Ok(list)
 }
 
-/// The hint, the list, signatures, and then the one step that nodes see.
+/// The hint, the list, signatures: all but the one step that nodes see.
 fn commit(
     writer: &Writer,
     options: &Options,
@@ -508,6 +536,5 @@ fn commit(
     for (path, signature) in signers.sign(&path, text.as_bytes(), &comment) {
         writer.write(&path, signature.as_bytes())?;
     }
-    writer.write(&site::bundle_latest(bundle, *arch), format!("{serial}\n").as_bytes())?;
     Ok(serial)
 }

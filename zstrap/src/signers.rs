@@ -7,7 +7,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use zstrap_formats::identity::MAX_KEYS;
 use zstrap_formats::key::{KeyId, PublicKey, SecretKey};
 use zstrap_formats::signature::TrustedComment;
 use zstrap_formats::site::{signature, signature_by};
@@ -38,13 +39,39 @@ impl Signers {
         files
     }
 
+    /// Whether nodes may see at once what these keys sign. If nobody says how many must sign, all of them have; but
+    /// then fewer than those of the present one are taken for a mistake: images may ask for as many.
+    pub(crate) fn are_enough(&self, threshold: Option<usize>, before: usize) -> anyhow::Result<bool> {
+        let count = self.0.len();
+        match threshold {
+            Some(threshold) => Ok(count >= threshold),
+            None if before > count => bail!(
+                "signing with {count} where the present one has {before} signers: say --threshold {before}, and it \
+                 waits for `zstrap sign`, or --threshold {count}, and nodes get it now"
+            ),
+            None => Ok(true),
+        }
+    }
+
+    /// The public halves, for what has been signed before.
+    pub(crate) fn public(&self) -> impl Iterator<Item = PublicKey> {
+        self.0.iter().map(SecretKey::public)
+    }
+
     /// The key whose signature stands in `PATH.minisig`.
     pub(crate) fn first(&self) -> KeyId {
         self.0[0].public().id()
     }
 }
 
-fn read_secret(path: &Path) -> anyhow::Result<SecretKey> {
+/// How many keys must sign, as people say it: no image has more than 16.
+pub(crate) fn parse_threshold(text: &str) -> Result<usize, String> {
+    let parsed = text.parse().ok().filter(|threshold| (1..=MAX_KEYS).contains(threshold));
+    parsed.ok_or_else(|| format!("expected a number from 1 to {MAX_KEYS}"))
+}
+
+/// Reads a secret key file.
+pub(crate) fn read_secret(path: &Path) -> anyhow::Result<SecretKey> {
     let reading = || format!("reading key {}", path.display());
     let text = std::fs::read_to_string(path).with_context(reading)?;
     let mode = std::fs::metadata(path).with_context(reading)?.permissions().mode();

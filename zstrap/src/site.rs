@@ -88,6 +88,20 @@ impl Site {
         Ok(names)
     }
 
+    /// How many keys have signed this file, by the names of the signatures beside it: nobody looks into them.
+    ///
+    /// # Errors
+    /// What [`Site::names`] reports.
+    pub fn count_signers(&self, path: &str) -> anyhow::Result<usize> {
+        let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+        let names = self.names(folder)?;
+        let is_signer = |name: &&String| {
+            let rest = name.strip_prefix(file).and_then(|rest| rest.strip_prefix('.'));
+            rest.and_then(|rest| rest.strip_suffix(".minisig")).is_some_and(|id| !id.contains('.'))
+        };
+        Ok(names.iter().filter(is_signer).count())
+    }
+
     /// The serial for the next file in `folder`: above the one in `latest`, above every one that is there (an
     /// interrupted writer may have left it without `latest`), and at least `now`.
     ///
@@ -223,6 +237,20 @@ impl Writer {
         written.with_context(|| format!("writing {path}"))?;
         self.place(half.into_temp_path(), path)?;
         self.sync_folder(folder)
+    }
+
+    /// The same for a file that must not be there yet.
+    ///
+    /// # Errors
+    /// It is there; the disk's.
+    pub fn write_new(&self, path: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let mut half = self.begin()?;
+        let written = half.write_all(bytes).and_then(|()| half.as_file().sync_all());
+        written.with_context(|| format!("writing {path}"))?;
+        let place = self.site.place(path);
+        let placed = half.into_temp_path().persist_noclobber(&place).map_err(|error| error.error);
+        placed.with_context(|| format!("making {}", place.display()))?;
+        self.sync_folder(path.rsplit_once('/').map_or("", |(folder, _)| folder))
     }
 
     /// Removes a file, for good: also after power loss.

@@ -1,9 +1,10 @@
 //! `zstrap verify`: is this list signed, is this folder what it says, and does this site have what it names?
 //!
-//! In: a list (or a config) beside its signature, public keys, perhaps a folder, perhaps a site. Out: on stdout, what
-//! the signature says, each difference between list and folder, how many blobs of the site were looked at, and each
+//! A folder instead of a list is a whole site: [`verify_site`].
+//! In: a list (or a config) beside its signatures, public keys, perhaps a folder, perhaps a site. Out: on stdout, what
+//! the signatures say, who has signed and who has not, each difference between list and folder, how many blobs of the site were looked at, and each
 //! that it lacks or that is damaged.
-//! Failure: no good signature, expired, not a list, any of these. Reads what others write, too: legacy signatures, bsdtar's lists.
+//! Failure: too few good signatures, expired, not a list, any of these. Reads what others write, too: legacy signatures, bsdtar's lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -15,27 +16,35 @@ use zstrap_formats::config::Config;
 use zstrap_formats::digest::{ContentDigest, Sha256};
 use zstrap_formats::list::{Entry, EntryKind, List};
 use zstrap_formats::packed::Packed;
-use zstrap_formats::signature::{Accept, Keyring, Kind, Signature, TrustedComment};
+use zstrap_formats::signature::{Accept, Kind, TrustedComment};
 use zstrap_formats::site;
 
+use crate::cli::UsageError;
 use crate::clock;
 use crate::output;
 use crate::pack;
 use crate::parallel::on_all_cores;
-use crate::signers::read_public;
+use crate::signatures::{self, Beside, Trusted, beside};
+use crate::signers::parse_threshold;
 use crate::site::Site;
 use crate::tree::{self, Item, ItemKind, shown};
+use crate::verify_site;
 
 /// Arguments of `zstrap verify`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The list, or a config
+    /// The list or config; or a site, to check all that nodes get from it
+    #[arg(value_name = "FILE")]
     pub list: PathBuf,
     /// A trusted public key; of several, any one may have signed
     #[arg(long = "key", value_name = "PUB", required = true)]
     pub keys: Vec<PathBuf>,
-    /// The signature [default: LIST.minisig]
-    #[arg(long, value_name = "FILE")]
+    /// How many of the keys must have signed, as for images
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threshold)]
+    pub threshold: usize,
+    /// The signature [default: LIST.minisig; above a threshold of 1,
+    /// LIST.KEYID.minisig for each key]
+    #[arg(long, value_name = "FILE", conflicts_with = "threshold")]
     pub signature: Option<PathBuf>,
     /// A folder to hold against the list
     #[arg(long)]
@@ -50,37 +59,64 @@ pub struct Arguments {
 /// # Errors
 /// See the head of this file.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.list.is_dir() {
+        return run_site(arguments);
+    }
     let bytes = read(&arguments.list)?;
     let comment = verify_signature(arguments, &bytes)?;
-    let TrustedComment { kind, name, arch, serial, created, expires } = &comment;
-    output::line(format_args!(
-        "kind={kind} name={name} arch={arch} serial={serial} created={created} expires={expires}"
-    ))?;
     comment.check_time(clock::now()?)?;
-    match (kind, &arguments.dir, &arguments.site) {
+    match (comment.kind, &arguments.dir, &arguments.site) {
         (Kind::List, ..) => check_list(arguments, &bytes),
         (Kind::Config, None, None) => Config::parse_node(&bytes).map(drop).map_err(anyhow::Error::from),
         (kind, ..) => bail!("{} is a {kind}, expected a list", arguments.list.display()),
     }
 }
 
+fn run_site(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { list: site, keys, threshold, signature, dir, site: blobs } = arguments;
+    if signature.is_some() || dir.is_some() || blobs.is_some() {
+        let text = format!(
+            "{} is a folder, so a site: --signature, --dir and --site are for one list",
+            site.display()
+        );
+        return Err(UsageError(text).into());
+    }
+    verify_site::run(site, &Trusted::read(keys)?, *threshold)
+}
+
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
+/// The trusted comment, if nodes would accept the signatures; and who has signed, in any case.
 fn verify_signature(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<TrustedComment> {
-    let keys = arguments.keys.iter().map(|path| read_public(path)).collect::<anyhow::Result<_>>()?;
-    let keyring = Keyring::new(keys, 1)?;
-    let beside = || {
-        let mut name = arguments.list.clone().into_os_string();
-        name.push(".minisig");
-        PathBuf::from(name)
+    let Arguments { list, threshold, .. } = arguments;
+    let trusted = Trusted::read(&arguments.keys)?;
+    let found = match &arguments.signature {
+        Some(path) => vec![Beside::read(path.clone())?],
+        None => beside(list)?,
     };
-    let path = arguments.signature.clone().unwrap_or_else(beside);
-    let signature = Signature::parse(&read(&path)?).with_context(|| format!("reading {}", path.display()))?;
-    let verified = keyring.verify(bytes, &[signature], Accept::Legacy);
-    let comment = verified.with_context(|| format!("verifying {}", arguments.list.display()))?;
-    Ok(comment.parse()?)
+    let keyring = trusted.keyring(*threshold)?;
+    let asked_for = match &arguments.signature {
+        Some(_) => vec![found[0].signature.clone()],
+        None => trusted.asked_for(list, *threshold)?,
+    };
+    let verified = keyring.verify(bytes, &asked_for, Accept::Legacy);
+    match verified {
+        Ok(text) => {
+            let comment: TrustedComment = text.parse()?;
+            let TrustedComment { kind, name, arch, serial, created, expires } = &comment;
+            output::line(format_args!(
+                "kind={kind} name={name} arch={arch} serial={serial} created={created} expires={expires}"
+            ))?;
+            signatures::report(&trusted, bytes, &found, Some(&text)).iter().try_for_each(output::line)?;
+            Ok(comment)
+        }
+        Err(error) => {
+            signatures::report(&trusted, bytes, &found, None).iter().try_for_each(output::line)?;
+            Err(error).with_context(|| format!("verifying {}", list.display()))
+        }
+    }
 }
 
 fn check_list(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<()> {
@@ -121,7 +157,7 @@ fn packed_beside(list: &Path, found: &mut Vec<String>) -> anyhow::Result<Packed>
 }
 
 /// The contents of a list that have blobs, each once.
-fn contents_of(list: &List) -> Vec<ContentDigest> {
+pub(crate) fn contents_of(list: &List) -> Vec<ContentDigest> {
     let contents: BTreeMap<Sha256, ContentDigest> = list
         .entries()
         .iter()
@@ -146,21 +182,31 @@ fn extent(contents: &[ContentDigest], packed: &Packed) -> String {
 
 /// One line for each blob of the list that the site lacks, or that holds something else; compressed ones, too.
 fn faults(contents: &[ContentDigest], packed: &Packed, site: &Site) -> anyhow::Result<Vec<String>> {
-    let found = on_all_cores(contents, |content| Ok(faults_of(content, packed, site)))?;
-    let known: BTreeSet<&Sha256> = contents.iter().map(|content| &content.sha256).collect();
-    let strangers = packed.iter().filter(|(sha256, _)| !known.contains(sha256));
-    let strangers = strangers.map(|(sha256, _)| format!("{} is not in the list", site::packed_blob(sha256)));
-    Ok(found.into_iter().flatten().chain(strangers).collect())
+    let faults = |content: &ContentDigest| faults_of(content, packed.claimed(&content.sha256), site);
+    let found = on_all_cores(contents, |content| Ok(faults(content)))?;
+    Ok(found.into_iter().flatten().chain(strangers(contents, packed)).collect())
 }
 
-fn faults_of(content: &ContentDigest, packed: &Packed, site: &Site) -> Vec<String> {
+/// What a hint names that no file of its list has.
+pub(crate) fn strangers(contents: &[ContentDigest], packed: &Packed) -> Vec<String> {
+    let known: BTreeSet<&Sha256> = contents.iter().map(|content| &content.sha256).collect();
+    let strangers = packed.iter().filter(|(sha256, _)| !known.contains(sha256));
+    strangers.map(|(sha256, _)| format!("{} is not in the list", site::packed_blob(sha256))).collect()
+}
+
+/// A line for the blob of a content, and one for each length that its compressed one is said to have, if they are wrong.
+pub(crate) fn faults_of(
+    content: &ContentDigest,
+    lengths: impl IntoIterator<Item = u64>,
+    site: &Site,
+) -> Vec<String> {
     let mut found = Vec::new();
     found.extend(fault(&site::blob(&content.sha256), site, |place| {
         let is = tree::content_of(place)?;
         ensure!(is == *content, "holds {} bytes with SHA-256 {}", is.size, is.sha256);
         Ok(())
     }));
-    if let Some(length) = packed.claimed(&content.sha256) {
+    for length in lengths {
         found.extend(fault(&site::packed_blob(&content.sha256), site, |place| {
             let is = place.metadata().with_context(|| format!("opening {}", place.display()))?.len();
             ensure!(is == length, "has {is} bytes, expected {length}");
