@@ -16,6 +16,7 @@ mod loops;
 mod machine;
 mod mirrors;
 mod network;
+mod own_disk;
 mod packed;
 mod recovers;
 mod refuses;
