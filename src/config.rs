@@ -197,7 +197,7 @@ fn chosen_bundle(config: &Config, identity: &Identity, cmdline: &Cmdline) -> Res
 }
 
 /// Fields that are checked, but that this version does not act on.
-const NOT_ACTED_ON: [&str; 2] = ["debug", "report"];
+const NOT_ACTED_ON: [&str; 1] = ["report"];
 
 /// A field that must be understood must also be acted on: to know its name is not enough.
 fn check_demands(config: &Config) -> Result<(), Error> {
@@ -212,12 +212,8 @@ fn mention(config: &Config) {
     if !config.unknown_fields.is_empty() {
         log::warn!(target: "config", "ignored fields={}", config.unknown_fields.join(","));
     }
-    let set = |field: &str| match field {
-        "debug" => config.debug.is_some(),
-        _ => config.report.is_some(),
-    };
-    for field in NOT_ACTED_ON.into_iter().filter(|field| set(field)) {
-        log::warn!(target: "config", "not acted on by this version field={field}");
+    if config.report.is_some() {
+        log::warn!(target: "config", "not acted on by this version field=report");
     }
 }
 
@@ -280,8 +276,7 @@ mod tests {
         let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"x":1,"must_understand":["x"]}"#;
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(reason(&site, &identity, ""), "must-understand");
-        let json =
-            r#"{"version":1,"bundle":"demo","exec":["/init"],"must_understand":["exec","debug.allow"]}"#;
+        let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"must_understand":["exec","report"]}"#;
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(reason(&site, &identity, ""), "must-understand");
     }

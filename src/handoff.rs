@@ -62,7 +62,7 @@ const STATE_IN_RAM: Mount<'static> =
     Mount { kind: "tmpfs", target: STATE, flags: NO_EXEC, options: "mode=0700,size=20%" };
 
 /// Where programs are looked for; ours last, so that a bundle's own program of the same name wins.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/zstrap/bin";
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/zstrap/bin";
 
 /// Why nobody took over.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@ mod cache;
 mod clock;
 mod config;
 mod console;
+mod debug;
 mod disk;
 mod download;
 mod early;
@@ -202,6 +203,7 @@ fn stages_at(
         // Built in, or a module that only the initramfs has.
         machine.modules.load("tun");
     }
+    debug::open(system, &mut machine.modules, fetched.root().dir(), list.list(), config.fields());
     let facts = node::facts::gather(machine, identity, online, (config, &list), fetched.root().is_on_disk());
     let connection = online.connection();
     let handover = Handover::of(&connection.network, connection.via.as_ref());

@@ -566,7 +566,7 @@ mod tests {
     }
 
     /// Where this program waits, how often, and what declares it. docs/init.md tells of each.
-    const WAITS: [(&str, usize, &str); 21] = [
+    const WAITS: [(&str, usize, &str); 23] = [
         ("cache/verify.rs", 1, "each chunk of each content"),
         ("clock/https.rs", 1, "Clock::hear_https"),
         ("clock/ntp.rs", 1, "Clock::hear_ntp"),
@@ -586,6 +586,8 @@ mod tests {
         ("net/renewal.rs", 2, "a thread beside; its end answers within a packet"),
         ("network/search.rs", 1, "Search::next_candidate"),
         ("node/lease/mod.rs", 2, "a program of its own, after handoff"),
+        ("node/login.rs", 2, "after handoff: a minute to type, a minute between tries"),
+        ("node/terminal.rs", 1, "after handoff: a minute, then it ends"),
         ("node/supervise.rs", 3, "after handoff: Kept::tend, or shorter than ENDING"),
         ("servers.rs", 2, "Servers::first_answer_while, RealTime::pause"),
         ("sys/names.rs", 2, "part of a request"),

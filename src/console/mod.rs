@@ -32,7 +32,8 @@ use terminal::Terminal;
 
 use crate::fail::panic::{is_ending, stop_if_panicked};
 
-const KERNEL_LOG: &str = "/dev/kmsg";
+/// The kernel's own log, for whoever has a line for it.
+pub const KERNEL_LOG: &str = "/dev/kmsg";
 /// Without this, the kernel drops all but ten lines in five seconds.
 const KERNEL_LOG_LIMIT: &str = "/proc/sys/kernel/printk_devkmsg";
 /// The longest line in bytes; the rest is cut, as the kernel log does.

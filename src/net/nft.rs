@@ -8,7 +8,7 @@
 //! linux/netfilter/nf_tables.h and nfnetlink.h; what is not of netlink itself is big-endian.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 
 use rustix::io::Errno;
@@ -22,7 +22,13 @@ use super::netlink::Message;
 pub const TABLE: &str = "zstrap";
 /// All addresses of the overlay network: mycelium gives nodes nothing else, and nobody else has them.
 pub const OVERLAY: Network =
-    Network { address: IpAddr::V6(std::net::Ipv6Addr::new(0x400, 0, 0, 0, 0, 0, 0, 0)), prefix: 7 };
+    Network { address: IpAddr::V6(Ipv6Addr::new(0x400, 0, 0, 0, 0, 0, 0, 0)), prefix: 7 };
+
+/// Whether an address is one of [`OVERLAY`].
+#[must_use]
+pub fn is_overlay(address: Ipv6Addr) -> bool {
+    address.octets()[0] & 0xfe == 0x04
+}
 
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_CREATE: u16 = 0x400;

@@ -5,7 +5,9 @@
 
 pub mod facts;
 pub mod lease;
+pub mod login;
 pub mod supervise;
+pub mod terminal;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -14,6 +16,7 @@ use std::process::ExitCode;
 use facts::{FACTS, Facts};
 
 use crate::console::BOOT_LOG;
+use crate::handoff::PATH;
 
 /// Where the program stands in the new root.
 pub const NODE: &str = "/run/zstrap/bin/zstrap-node";
@@ -28,6 +31,10 @@ usage: zstrap-node info                 all facts of this boot, as JSON
        zstrap-node lease [--log quiet|normal|debug]
                                         keep the network of this boot: renew
                                         the lease, follow what changes
+       zstrap-node terminal             start ttyd where the overlay has its
+                                        address: a debug session
+       zstrap-node login                ask for the password of debug
+                                        sessions, then give a shell
        zstrap-node supervise [--grace SECONDS] [--log quiet|normal|debug]
                              [--watchdog SECONDS] -- PROGRAM [ARGUMENT…]
                                         run PROGRAM as PID 1 does: reap,
@@ -43,6 +50,8 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         ["get", name] => get(name),
         ["log"] => read(BOOT_LOG),
         ["lease", ..] => return lease::run(&args[1..]),
+        ["terminal"] => return terminal::run(),
+        ["login"] => return login::run(),
         ["supervise", ..] => return supervise::run(&args[1..]),
         ["-h" | "--help" | "help"] => Ok(USAGE.to_owned()),
         _ => {
@@ -65,6 +74,16 @@ fn read_facts() -> io::Result<Facts> {
 
 fn read(path: &str) -> io::Result<String> {
     std::fs::read_to_string(path).map_err(|error| named(path, error))
+}
+
+/// What a session of root has in its environment, and nothing of whoever opened it. An odd terminal is a plain one.
+fn environment(terminal: &str) -> [(&'static str, String); 6] {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"+-._".contains(&b);
+    let is_good = (1..=64).contains(&terminal.len()) && terminal.bytes().all(is_plain);
+    let terminal = if is_good { terminal } else { "linux" };
+    let words = ["/root", PATH, terminal, "root", "root", "/bin/sh"].map(str::to_owned);
+    let [home, path, terminal, user, name, shell] = words;
+    [("HOME", home), ("PATH", path), ("TERM", terminal), ("USER", user), ("LOGNAME", name), ("SHELL", shell)]
 }
 
 fn named(path: &str, error: io::Error) -> io::Error {

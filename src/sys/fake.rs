@@ -456,6 +456,8 @@ pub struct Recorder {
     pub disks: Arc<Mutex<Vec<Block>>>,
     /// What mounting devices fails with, the last one first.
     pub mount_errors: Arc<Mutex<Vec<io::Error>>>,
+    /// Its kernel has no packet filter.
+    pub no_rules: bool,
 }
 
 impl Recorder {
@@ -545,6 +547,11 @@ impl System for Recorder {
     fn mount_device(&self, device: &Path, mount: &Mount<'_>) -> io::Result<()> {
         self.record(format!("mount {} {} {}", device.display(), mount.target, mount.options));
         self.mount_errors.lock().expect("no test panics here").pop().map_or(Ok(()), Err)
+    }
+
+    fn load_rules(&self, _: &[u8]) -> io::Result<()> {
+        self.record("rules".to_owned());
+        if self.no_rules { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
     }
 
     fn grow_ext4(&self, mount: &str, blocks: u64) -> io::Result<()> {

@@ -136,6 +136,10 @@ impl System for Linux {
         super::block::name_ext4(mount, uuid)
     }
 
+    fn load_rules(&self, batch: &[u8]) -> io::Result<()> {
+        crate::net::nft::load(batch)
+    }
+
     fn exec(&self, program: &Program) -> io::Error {
         match prepare_process() {
             Ok(()) => exec(program),

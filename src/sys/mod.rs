@@ -173,6 +173,12 @@ pub trait System: Sync {
     /// The kernel's refusal; kernels before 6.0 know no such call.
     fn name_ext4(&self, mount: &str, uuid: [u8; 16]) -> io::Result<()>;
 
+    /// Has the kernel's packet filter take a batch of rules, as a whole.
+    ///
+    /// # Errors
+    /// The kernel's refusal; none of them is in effect then.
+    fn load_rules(&self, batch: &[u8]) -> io::Result<()>;
+
     /// Replaces this program: signals and descriptors as a new program expects them.
     ///
     /// # Errors

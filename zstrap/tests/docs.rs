@@ -28,7 +28,7 @@ const ATTACKS: [&str; 8] = [
     "One of two keys leaked",
     "Debug left on",
 ];
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -36,6 +36,7 @@ const DOCUMENTS: [&str; 10] = [
     ERRORS,
     OPERATING,
     INIT,
+    "docs/bundles.md",
     "docs/zinit.md",
     NETWORK,
     TROUBLESHOOTING,
