@@ -63,6 +63,9 @@ fn sources() -> BTreeMap<String, String> {
                 folders.push(path);
                 continue;
             }
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
             let whole = text(path.to_str().unwrap());
             let code = whole.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
             found.insert(path.strip_prefix("src").unwrap().to_str().unwrap().to_owned(), code);
