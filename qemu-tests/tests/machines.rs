@@ -5,6 +5,7 @@ mod arrows;
 mod boots;
 mod cache;
 mod clocks;
+mod debug;
 mod disks;
 mod handoff;
 mod hardware;
