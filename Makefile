@@ -146,6 +146,7 @@ payload-amd64 payload-arm64: payload-%:
 	@install -d out/bin
 	@install -C $(TARGET_DIR)/$(MUSL_$*)/init/zstrap-test-payload out/bin/zstrap-test-payload-$*
 	@install -C $(TARGET_DIR)/$(MUSL_$*)/init/zstrap-test-before out/bin/zstrap-test-before-$*
+	@install -C $(TARGET_DIR)/$(MUSL_$*)/init/zstrap-test-overlay out/bin/zstrap-test-overlay-$*
 
 .PHONY: kernel kernel-amd64 kernel-arm64 kernel-amd64-generic
 kernel: kernel-amd64 kernel-arm64 kernel-amd64-generic ## out/kernel: Debian's packaged kernels and their modules, unpacked

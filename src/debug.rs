@@ -37,17 +37,28 @@ pub struct Session {
     pub password_hash: String,
 }
 
-/// Opens the node for the addresses of the config, if it wants that. To be called when the root is filled.
-pub fn open(system: &dyn System, modules: &mut Modules, root: &dyn RootDir, list: &List, config: &Config) {
-    let Some(debug) = &config.debug else { return };
+/// Opens the node for the addresses of the config, if it wants that; whether it is open is the answer. To be called when
+/// the root is filled.
+pub fn open(
+    system: &dyn System,
+    modules: &mut Modules,
+    root: &dyn RootDir,
+    list: &List,
+    config: &Config,
+) -> bool {
+    let Some(debug) = &config.debug else { return false };
     let interface = &config.mycelium.interface;
     match try_open(system, modules, root, (list, config), debug) {
         Ok(path) => {
             let allow = debug.allow.iter().map(|network| format!("{}/{}", network.address, network.prefix));
             let allow = allow.collect::<Vec<_>>().join(",");
             log::info!(target: "debug", "on port={PORT} allow={allow} interface={interface} service={path}");
+            true
         }
-        Err(why) => log::warn!(target: "debug", "off why=\"{why}\""),
+        Err(why) => {
+            log::warn!(target: "debug", "off why=\"{why}\"");
+            false
+        }
     }
 }
 

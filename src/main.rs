@@ -203,8 +203,10 @@ fn stages_at(
         // Built in, or a module that only the initramfs has.
         machine.modules.load("tun");
     }
-    debug::open(system, &mut machine.modules, fetched.root().dir(), list.list(), config.fields());
-    let facts = node::facts::gather(machine, identity, online, (config, &list), fetched.root().is_on_disk());
+    let debug = debug::open(system, &mut machine.modules, fetched.root().dir(), list.list(), config.fields());
+    let mut facts =
+        node::facts::gather(machine, identity, online, (config, &list), fetched.root().is_on_disk());
+    facts.insert("debug".to_owned(), if debug { "on" } else { "off" }.to_owned());
     let connection = online.connection();
     let handover = Handover::of(&connection.network, connection.via.as_ref());
     let handover = match online.renewed() {

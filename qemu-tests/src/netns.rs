@@ -21,6 +21,7 @@ const IFREQ_FLAGS: usize = 16;
 
 /// The request of `linux/if_tun.h` that makes an open `/dev/net/tun` a device.
 const TUNSETIFF: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<i32>(b'T', 202);
+const IFF_TUN: u16 = 0x0001;
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 
@@ -75,7 +76,16 @@ impl Namespace {
     /// A new TAP device that is up and has these addresses. Frames are read from and written to the file, which
     /// does not block; the device goes with it.
     pub fn tap(&self, name: &str, addresses: &[&str]) -> Result<File> {
-        let tap = self.run(|| open_tap(name))??;
+        self.device(name, IFF_TAP, addresses)
+    }
+
+    /// The same for packets without Ethernet: a TUN device.
+    pub fn tun(&self, name: &str, addresses: &[&str]) -> Result<File> {
+        self.device(name, IFF_TUN, addresses)
+    }
+
+    fn device(&self, name: &str, kind: u16, addresses: &[&str]) -> Result<File> {
+        let tap = self.run(|| open_device(name, kind))??;
         for address in addresses {
             // Without duplicate address detection: nobody else is there, and servers want to bind it at once.
             let nodad = if address.contains(':') { " nodad" } else { "" };
@@ -140,7 +150,7 @@ impl Drop for Daemon {
     }
 }
 
-fn open_tap(name: &str) -> Result<File> {
+fn open_device(name: &str, kind: u16) -> Result<File> {
     let tap =
         OpenOptions::new().read(true).write(true).open("/dev/net/tun").context("opening /dev/net/tun")?;
     let mut request = [0_u8; IFREQ];
@@ -148,12 +158,12 @@ fn open_tap(name: &str) -> Result<File> {
         bail!("`{name}` is too long for a device");
     };
     place.copy_from_slice(name.as_bytes());
-    request[IFREQ_FLAGS..IFREQ_FLAGS + 2].copy_from_slice(&(IFF_TAP | IFF_NO_PI).to_ne_bytes());
+    request[IFREQ_FLAGS..IFREQ_FLAGS + 2].copy_from_slice(&(kind | IFF_NO_PI).to_ne_bytes());
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, and the array is as large as one.
     let named = unsafe {
         rustix::ioctl::ioctl(&tap, rustix::ioctl::Updater::<TUNSETIFF, [u8; IFREQ]>::new(&mut request))
     };
-    named.with_context(|| format!("making the TAP device {name}"))?;
+    named.with_context(|| format!("making the device {name}"))?;
     rustix::fs::fcntl_setfl(&tap, OFlags::NONBLOCK).context("setting O_NONBLOCK")?;
     Ok(tap)
 }

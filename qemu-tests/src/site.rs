@@ -465,6 +465,11 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Where it stands.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Adds a file.
     pub fn file(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         let path = self.0.path().join(path);

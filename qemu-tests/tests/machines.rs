@@ -6,6 +6,7 @@ mod boots;
 mod cache;
 mod clocks;
 mod configs;
+mod debug;
 mod disks;
 mod flaws;
 mod handoff;

@@ -19,6 +19,7 @@ use zstrap_formats::time::Timestamp;
 
 use crate::clock::{self, Expiry};
 use crate::output;
+use crate::password;
 use crate::publish::say_waiting;
 use crate::signers::{Signers, parse_threshold};
 use crate::site::{Site, Writer};
@@ -34,6 +35,8 @@ pub enum Command {
     Check(Check),
     /// Checks a config, signs it and publishes it
     Add(Add),
+    /// Makes a passphrase for debug sessions, and its hash for a config
+    HashPassword(password::Arguments),
 }
 
 /// Arguments of `zstrap config check`.
@@ -110,6 +113,7 @@ pub struct Added {
 /// See the head of this file.
 pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
+        Command::HashPassword(arguments) => password::run(arguments),
         Command::Check(check) => {
             let digest = ContentDigest::of(&read_strict(&check.file)?);
             output::line(format_args!("md5={} sha256={}", digest.md5, digest.sha256))

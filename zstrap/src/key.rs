@@ -81,7 +81,7 @@ fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
 }
 
 /// Bytes from the kernel's generator.
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {

@@ -14,6 +14,7 @@ pub mod key;
 pub mod output;
 mod pack;
 mod parallel;
+pub mod password;
 mod place;
 pub mod progress;
 pub mod promote;

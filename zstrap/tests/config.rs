@@ -163,3 +163,41 @@ fn warns_when_another_key_takes_over_a_config_that_images_pin() {
     let (before, now) = (key_id(&work, "admin"), key_id(&work, "second"));
     assert!(said.contains(&format!("was signed by key {before}, now by {now}: ")), "{said}");
 }
+
+/// A config takes the hash, and the reference implementation of argon2 says that it is of this password.
+fn check_hash(work: &Work, password: &str, hash: &str) {
+    let debug = format!(r#""debug":{{"enabled":true,"allow":["400:1::2"],"password_hash":"{hash}"}},"exec""#);
+    work.write("debug.json", GOOD.replace("\"exec\"", &debug));
+    done(work.zstrap(&["config", "check", "debug.json"]));
+    let script = "import sys, argon2; print(argon2.PasswordHasher().verify(sys.argv[2], sys.argv[1]))";
+    assert_eq!(done(work.command("/usr/bin/python3", &["-c", script, password, hash])), "True\n");
+}
+
+#[test]
+fn hash_password_makes_a_passphrase_and_says_it_once() {
+    let work = Work::new();
+    let output = work.zstrap(&["config", "hash-password"]).output().unwrap();
+    assert!(output.status.success());
+    let (said, hash) = (text(&output.stderr), text(&output.stdout));
+    let passphrase = said.trim_end().strip_prefix("passphrase: ").unwrap();
+    assert!(hash.starts_with("$argon2id$v=19$m=65536,t=3,p=1$"), "{hash}");
+    check_hash(&work, passphrase, hash.trim_end());
+    assert_ne!(done(work.zstrap(&["config", "hash-password"])), hash);
+}
+
+#[test]
+fn hash_password_takes_a_password_from_stdin_and_refuses_short_ones() {
+    let work = Work::new();
+    let run = |password: &str, options: &str| {
+        let script = format!("printf %s \"$1\" | \"$2\" config hash-password --stdin {options}");
+        work.command("sh", &["-c", &script, "sh", password, env!("CARGO_BIN_EXE_zstrap")])
+    };
+    let hash = done(run("Zwölf Boxkämpfer\n", "--memory 19"));
+    assert!(hash.starts_with("$argon2id$v=19$m=19456,t=3,p=1$"), "{hash}");
+    check_hash(&work, "Zwölf Boxkämpfer", hash.trim_end());
+    let said = refused(run("elevenchars", ""));
+    assert!(said.contains("password has 11 characters, expected at least 12"), "{said}");
+    let said = refused(run("passwordpassword", ""));
+    assert!(said.contains("password is obvious"), "{said}");
+    assert_eq!(run("Zwölf Boxkämpfer", "--memory 128").status().unwrap().code(), Some(2));
+}
