@@ -58,7 +58,7 @@ fn expect_kept(machine: VmBuilder, disks: &[&Disk], code: &str, lines: &[&str]) 
     for line in lines {
         vm.assert_line(line)?;
     }
-    vm.assert_line(&format!("] disk: none code={code} why=*: this node boots in RAM"))?;
+    vm.assert_line(&format!("] root: in RAM instead of on a disk why={code}: "))?;
     vm.assert_never("] disk: made ")?;
     for (disk, before) in disks.iter().zip(before) {
         ensure!(disk.hash()? == before, vm.failed(&format!("{} was written to", disk.path().display())));
@@ -191,7 +191,7 @@ fn shell(disk: &Disk, command: &str) -> Result<()> {
 fn of_two_free_disks_none_is_taken_until_the_config_says_which() -> Result<()> {
     let mut scene = scene("two", &json!({ "size": "100MiB" }))?;
     let (one, two) = (scene.disk("one", SIZE)?, scene.disk("two", 2 * SIZE)?);
-    let line = "] disk: none code=ZS-DSK-02 why=\"there are several free disks, and nothing says which to use: vda, vdb\"";
+    let line = "why=ZS-DSK-02: there are several free disks, and nothing says which to use: vda, vdb";
     expect_kept(scene.machine()?, &[&one, &two], "ZS-DSK-02", &[line])?;
     ask(&mut scene, &json!({ "size": "100MiB", "disk": "largest" }))?;
     let before = one.hash()?;
@@ -225,7 +225,7 @@ fn only_the_disk_that_the_config_names_is_erased() -> Result<()> {
 fn a_disk_on_usb_is_taken_only_by_its_name() -> Result<()> {
     let mut scene = scene("usb", &json!({ "size": "100MiB" }))?;
     let disk = scene.disk("one", SIZE)?.bus(Bus::Usb).serial("STICK-7");
-    let line = "] disk: none code=ZS-DSK-03 why=\"there is no disk that is not removable\"";
+    let line = "why=ZS-DSK-03: there is no disk that is not removable";
     expect_kept(scene.generic_machine()?, &[&disk], "ZS-DSK-03", &[line])?;
     ask(&mut scene, &json!({ "size": "100MiB", "disk": { "serial": "STICK-7" } }))?;
     boot(scene.generic_machine()?, &[&disk])?.assert_line("] disk: made name=sda1 disk=sda size=100MiB ")?;
@@ -242,7 +242,7 @@ fn a_medium_of_this_boot_is_never_erased() -> Result<()> {
     scene.identity["servers"] = json!(["file:///site"]);
     let lines = [
         "] media: found url=file:///site device=vda ",
-        "] disk: none code=ZS-DSK-01 why=\"no disk is free: vda: it is a medium of this boot\"",
+        "why=ZS-DSK-01: no disk is free: vda: it is a medium of this boot",
     ];
     expect_kept(scene.machine()?, &[&stick], "ZS-DSK-01", &lines)
 }
@@ -284,7 +284,7 @@ fn a_disk_that_fails_while_it_is_written_does_not_end_the_boot() -> Result<()> {
     let scene = scene("unwritable", &json!({ "size": "100MiB" }))?;
     let disk = scene.disk("one", SIZE)?.flaw(Flaw::WritesEnd(3));
     let vm = boot(scene.machine()?, &[&disk])?;
-    vm.assert_line("] disk: none code=ZS-DSK-05 why=\"making a partition on vda: I/O error")?;
+    vm.assert_line("why=ZS-DSK-05: making a partition on vda: I/O error")?;
     ensure!(disk.partitions()?.is_empty(), "the table counts before all of it is there");
     Ok(())
 }

@@ -12,8 +12,8 @@ use zstrap_formats::config::Root;
 use zstrap_formats::identity::Identity;
 
 use super::Cache;
-use crate::disk::{self, Disk};
-use crate::fail::Chain;
+use crate::disk::{self, Disk, Kept};
+use crate::fail::{Chain, Refusal as _};
 use crate::loops;
 use crate::modules::Modules;
 use crate::sys::System;
@@ -38,7 +38,7 @@ impl Keep {
         if std::mem::replace(&mut self.is_looked_for, true) {
             return;
         }
-        disk::load_modules(system, modules);
+        disk::load_modules(modules);
         self.disk = disk::find(system);
         if self.disk.is_none() {
             return;
@@ -79,7 +79,8 @@ impl Keep {
     ) -> Result<Arc<Cache>, String> {
         if !self.is_prepared {
             let found = self.disk.take();
-            let disk = disk::prepare(system, root, found).map_err(|kept| Chain(&kept).to_string())?;
+            let told = |kept: Kept| format!("{}: {}", kept.code().as_str(), Chain(&kept));
+            let disk = disk::prepare(system, root, found).map_err(told)?;
             self.disk = Some(disk);
             self.is_prepared = true;
         }

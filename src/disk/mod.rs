@@ -127,12 +127,10 @@ impl Refusal for Kept {
     }
 }
 
-/// Loads what it takes to mount our partition, if there is any disk. It may be called again when disks may have come.
-pub fn load_modules(system: &dyn System, modules: &mut Modules) {
-    if !system.disks().is_empty() {
-        for module in MODULES {
-            modules.load(module);
-        }
+/// Loads what it takes to mount our partition, also before there is a disk: one on USB comes late.
+pub fn load_modules(modules: &mut Modules) {
+    for module in MODULES {
+        modules.load(module);
     }
 }
 
