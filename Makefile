@@ -111,7 +111,7 @@ qemu-amd64:
 # What of the tests runs on arm64 too: these groups of the core set, or all but what the machine there does not have: the
 # text memory of VGA, a second serial port, a boot without console (the device tree names one), the registers of amd64.
 NOT_ON_ARM64 := --skip screens:: --skip boots_without_any_console --skip panic_of_the_init
-ARM64_TESTS := $(if $(ALL),--include-ignored $(NOT_ON_ARM64),boots:: refuses:: network:: recovers::)
+ARM64_TESTS := $(if $(ALL),--include-ignored $(NOT_ON_ARM64),boots:: refuses:: network:: recovers:: cache::a_warm cache::the_running)
 qemu-arm64:
 	ZSTRAP_TEST_ARCH=arm64 cargo test -p zstrap-qemu-tests --test machines -- --test-threads=3 $(ARM64_TESTS)
 
