@@ -27,6 +27,7 @@ KEY ?=
 BUNDLE ?= zos
 MYCELIUM ?=
 MYCELIUM_SHA256 ?=
+MODULES ?=
 # Not empty: also the tests in whole machines that are not of the core set.
 ALL ?=
 
@@ -166,7 +167,7 @@ zinit2-tree-amd64 zinit2-tree-arm64: zinit2-tree-%:
 .PHONY: zos-tree-amd64 zos-tree-arm64
 zos-tree-amd64 zos-tree-arm64: zos-tree-%:
 	bundles/zos/build $* out/zos-tree/$* $(if $(MYCELIUM),--mycelium '$(MYCELIUM)') \
-	  $(if $(MYCELIUM_SHA256),--mycelium-sha256 '$(MYCELIUM_SHA256)')
+	  $(if $(MYCELIUM_SHA256),--mycelium-sha256 '$(MYCELIUM_SHA256)') $(if $(MODULES),--modules '$(MODULES)')
 
 .PHONY: setup-demo setup-test
 setup-demo: ## Installs what `make demo` needs

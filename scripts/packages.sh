@@ -62,3 +62,31 @@ unpack_package() {
     rm -rf "$work"
     return "$status"
 }
+
+# packages_from SUITE ARCH: the same of another suite of Debian, such as testing, at the mirror that this machine uses.
+packages_from() {
+    local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg release
+    need apt-get apt-cache dpkg flock
+    # shellcheck disable=SC1091 # every Debian has it
+    release=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME-}")
+    # shellcheck disable=SC2016 # apt expands it, not the shell
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' "Release: $release" | head -n 1)
+    [[ -n $mirror ]] || die "apt is not configured with a mirror that has $release, so $1 can't be found"
+    # A lock that this very process holds would be waited for.
+    [[ $LISTS != "$CACHE/apt/$1-$2" ]] || return 0
+    LISTS=$CACHE/apt/$1-$2
+    lock "apt-$1-$2"
+    mkdir -p "$LISTS/state/lists/partial" "$LISTS/cache/archives/partial"
+    printf '%s\n' 'Types: deb' "URIs: $mirror" "Suites: $1" 'Components: main' >"$LISTS/debian.sources"
+    [[ ! -e $keyring ]] || printf 'Signed-By: %s\n' "$keyring" >>"$LISTS/debian.sources"
+    APT=(-o "APT::Architecture=$2" -o "APT::Architectures=$2" -o "Dir::State=$LISTS/state"
+        -o "Dir::Cache=$LISTS/cache" -o Dir::State::status=/dev/null -o APT::Sandbox::User=root
+        -o "Dir::Etc::sourcelist=$LISTS/debian.sources" -o Dir::Etc::sourceparts=/dev/null -o Acquire::Languages=none)
+    [[ -e $LISTS/refreshed ]] || refresh_lists
+}
+
+# closure PACKAGE...: these packages and all that they depend on, one a line.
+closure() {
+    apt-cache "${APT[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
+        --no-enhances "$@" | sed -n 's/^\([a-z0-9][^ :]*\)\(:.*\)\{0,1\}$/\1/p' | sort -u
+}

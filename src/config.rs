@@ -13,12 +13,11 @@ use zstrap_formats::name::Name;
 use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
-use crate::clock::Now;
 use crate::console::status;
 use crate::fail::{Code, Refusal};
 use crate::http::Source;
 use crate::servers::Servers;
-use crate::signed::{self, Request, Signed};
+use crate::signed::{self, Request, Signed, Terms};
 
 /// Why there is no config.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +81,7 @@ impl Refusal for Error {
 pub struct NodeConfig {
     config: Config,
     bundle: Name,
-    serial: u64,
+    signed: Signed,
 }
 
 impl NodeConfig {
@@ -101,7 +100,13 @@ impl NodeConfig {
     /// The serial it was signed with.
     #[must_use]
     pub fn serial(&self) -> u64 {
-        self.serial
+        self.signed.comment.serial
+    }
+
+    /// The file that it was read from, to keep it.
+    #[must_use]
+    pub fn signed(&self) -> &Signed {
+        &self.signed
     }
 }
 
@@ -113,14 +118,15 @@ pub fn obtain(
     servers: &Servers,
     identity: &Identity,
     cmdline: &Cmdline,
-    now: Now,
+    terms: Terms<'_>,
 ) -> Result<NodeConfig, Error> {
     let started = Instant::now();
     let signed = servers.ask(|source| match &identity.config.pin {
-        Some(pin) => pinned(source, identity, pin, now),
-        None => newest(source, identity, now),
+        Some(pin) => pinned(source, identity, pin, terms),
+        None => newest(source, identity, terms),
     })?;
     let config = Config::parse_node(&signed.bytes)?;
+    check_lateness(&config, &signed, identity, terms)?;
     status::described(&config.description);
     let bundle = chosen_bundle(&config, identity, cmdline)?;
     check_demands(&config)?;
@@ -128,17 +134,32 @@ pub fn obtain(
     let (name, serial, after) =
         (&identity.config.name, signed.comment.serial, started.elapsed().as_secs_f64());
     log::info!(target: "config", "ok name={name} serial={serial} bundle={bundle} after={after:.3}s");
-    Ok(NodeConfig { config, bundle, serial })
+    Ok(NodeConfig { config, bundle, signed })
 }
 
-fn request<'a>(identity: &'a Identity, path: String, now: Now) -> Request<'a> {
+/// A config of the disk may be as late as it says itself.
+fn check_lateness(
+    config: &Config,
+    signed: &Signed,
+    identity: &Identity,
+    terms: Terms<'_>,
+) -> Result<(), signed::Error> {
+    if terms.late == 0 {
+        return Ok(());
+    }
+    let what = format!("{} {}", Kind::Config, identity.config.name);
+    let refused = |source| signed::Error::Signature { what, source };
+    signed::check_time(&signed.comment, terms.now.time, config.root.offline_grace).map_err(refused)
+}
+
+fn request<'a>(identity: &'a Identity, path: String, terms: Terms<'a>) -> Request<'a> {
     let subject = Subject { kind: Kind::Config, name: &identity.config.name, arch: ArchField::Any };
-    Request { path, limit: config::MAX_CONFIG, subject, now }
+    Request { path, limit: config::MAX_CONFIG, subject, terms }
 }
 
 /// The very bytes that the image pins. Their signature counts as well: a pin narrows trust, it gives none.
-fn pinned(source: &dyn Source, identity: &Identity, pin: &Pin, now: Now) -> Result<Signed, Error> {
-    let request = request(identity, site::config_by_hash(&pin.sha256), now);
+fn pinned(source: &dyn Source, identity: &Identity, pin: &Pin, terms: Terms<'_>) -> Result<Signed, Error> {
+    let request = request(identity, site::config_by_hash(&pin.sha256), terms);
     let bytes = request.bytes_unverified(source)?;
     let (sha256, md5) = (digest::sha256(&bytes), digest::md5(&bytes));
     if sha256 != pin.sha256 {
@@ -150,13 +171,14 @@ fn pinned(source: &dyn Source, identity: &Identity, pin: &Pin, now: Now) -> Resu
     Ok(request.verify(source, identity, bytes)?)
 }
 
-fn newest(source: &dyn Source, identity: &Identity, now: Now) -> Result<Signed, Error> {
+fn newest(source: &dyn Source, identity: &Identity, terms: Terms<'_>) -> Result<Signed, Error> {
     let name = &identity.config.name;
     let serial = signed::latest(source, &site::config_latest(name))?;
-    let request = request(identity, site::config(name, serial), now);
+    let request = request(identity, site::config(name, serial), terms);
     let bytes = request.bytes_unverified(source)?;
     let signed = request.verify(source, identity, bytes)?;
     signed::check_serial(&signed, serial)?;
+    terms.check_newest(&site::config_folder(name), &signed)?;
     Ok(signed)
 }
 
@@ -175,7 +197,7 @@ fn chosen_bundle(config: &Config, identity: &Identity, cmdline: &Cmdline) -> Res
 }
 
 /// Fields that are checked, but that this version does not act on.
-const NOT_ACTED_ON: [&str; 3] = ["debug", "report", "root.disk"];
+const NOT_ACTED_ON: [&str; 2] = ["debug", "report"];
 
 /// A field that must be understood must also be acted on: to know its name is not enough.
 fn check_demands(config: &Config) -> Result<(), Error> {
@@ -192,9 +214,7 @@ fn mention(config: &Config) {
     }
     let set = |field: &str| match field {
         "debug" => config.debug.is_some(),
-        "report" => config.report.is_some(),
-        // A disk is only named with a size, and that is refused.
-        _ => false,
+        _ => config.report.is_some(),
     };
     for field in NOT_ACTED_ON.into_iter().filter(|field| set(field)) {
         log::warn!(target: "config", "not acted on by this version field={field}");
@@ -208,7 +228,7 @@ mod tests {
     use crate::sys::fake::{self, Site};
 
     fn obtain_with(site: &Site, identity: &Identity, line: &str) -> Result<NodeConfig, Error> {
-        obtain(&fake::servers(site), identity, &Cmdline::parse(line.as_bytes()), fake::now())
+        obtain(&fake::servers(site), identity, &Cmdline::parse(line.as_bytes()), fake::now().into())
     }
 
     fn reason(site: &Site, identity: &Identity, line: &str) -> &'static str {
@@ -257,9 +277,6 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_do() {
-        let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"root":{"size":"1GiB"}}"#;
-        let (site, identity) = fake::site_with_config(json);
-        assert_eq!(reason(&site, &identity, ""), "unsupported");
         let json = r#"{"version":1,"bundle":"demo","exec":["/init"],"x":1,"must_understand":["x"]}"#;
         let (site, identity) = fake::site_with_config(json);
         assert_eq!(reason(&site, &identity, ""), "must-understand");

@@ -12,6 +12,7 @@ use rustix::system::RebootCommand;
 use zstrap_formats::cmdline::{Cmdline, same_name};
 use zstrap_formats::config::{LogLevel, OnFailure};
 
+use crate::cache::Keep;
 use crate::clock::{self, Clock};
 use crate::fail::Policy;
 use crate::modules::{self, Modules};
@@ -59,6 +60,8 @@ pub struct Machine {
     pub connected: Option<(Link, Settings)>,
     /// How good each server has been.
     pub servers: Memory,
+    /// The disk, and what is kept on it.
+    pub keep: Keep,
     /// How often the network was looked for.
     pub network_attempts: usize,
     /// What comes when all attempts have failed, as far as a config has been seen.
@@ -92,6 +95,7 @@ pub fn prepare(system: &dyn System) -> Machine {
         clock: Clock::default(),
         connected: None,
         servers: Memory::default(),
+        keep: Keep::default(),
         network_attempts: 0,
         on_failure: OnFailure::default(),
     };

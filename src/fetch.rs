@@ -20,14 +20,16 @@ use crate::download::{Download, mismatch};
 use crate::fail::{Code, Refusal};
 use crate::http::{CONNECTIONS, HttpError};
 use crate::list::VerifiedList;
-use crate::root::Root;
+use crate::root::{self, Root};
 use crate::servers::Servers;
-use crate::sys::Meta;
+use crate::sys::{Meta, RootDir, System};
 use crate::watchdog;
 
 const CHUNK: usize = 128 * 1024;
 /// Bundles below this come soon enough as they are.
 const LEAST_PACKED: u64 = 256 * 1024;
+/// Contents of the disk: nobody but the kernel looks at them.
+const CONTENT: Meta = Meta { mode: 0o400, uid: 0, gid: 0 };
 /// How often a long download says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -88,6 +90,17 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// All came, and the root could not be made of it.
+    #[error(transparent)]
+    Root(#[from] root::Error),
+}
+
+impl Error {
+    /// Whether it is the root that is to blame, and no server.
+    #[must_use]
+    pub fn is_of_root(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Root(_))
+    }
 }
 
 impl Refusal for Error {
@@ -101,6 +114,7 @@ impl Refusal for Error {
             Self::Md5 { .. } => Code::Md5,
             Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => Code::RootFull,
             Self::Write { .. } => Code::NotWritten,
+            Self::Root(error) => error.code(),
         }
     }
 }
@@ -122,15 +136,21 @@ impl Fetched {
 ///
 /// # Errors
 /// The first [`Error`] of any file; the others stop at their next chunk.
-pub fn files(servers: &Servers, list: &VerifiedList, root: Root) -> Result<Fetched, Error> {
+pub fn files(
+    system: &dyn System,
+    servers: &Servers,
+    list: &VerifiedList,
+    root: Root,
+) -> Result<Fetched, Error> {
     let started = Instant::now();
     let entries = list.list().entries();
     make_dirs_and_links(&root, entries)?;
-    let blobs = blobs(entries);
-    status::expect_bytes(list.list().total_size());
-    let progress =
-        Progress { total: list.list().total_size(), done: AtomicU64::new(0), said: Mutex::new(started) };
-    let packed = packed(servers, list);
+    let mut blobs = blobs(entries);
+    blobs.retain(|blob| blob.content.size == 0 || root.lacks(&blob.content.sha256));
+    let total = root.bytes_to_come(list.list().total_size());
+    status::expect_bytes(total);
+    let progress = Progress { total, done: AtomicU64::new(0), said: Mutex::new(started) };
+    let packed = packed(servers, list, total);
     let shared =
         Shared { servers, packed, stop: AtomicBool::new(false), requests: AtomicU64::new(0), progress };
     let job =
@@ -149,6 +169,7 @@ pub fn files(servers: &Servers, list: &VerifiedList, root: Root) -> Result<Fetch
     if let Some(error) = failure {
         return Err(error);
     }
+    let root = root.finish(system, list.list())?;
     let files = entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File(_))).count();
     let (bytes, received) = (list.list().total_size(), servers.bytes());
     let after = started.elapsed().as_secs_f64();
@@ -162,8 +183,8 @@ pub fn files(servers: &Servers, list: &VerifiedList, root: Root) -> Result<Fetch
 
 /// Which blobs stand on the site compressed, too, by the word of its best server. Nobody has signed that: without a good
 /// answer, none do.
-fn packed(servers: &Servers, list: &VerifiedList) -> Packed {
-    if list.list().total_size() < LEAST_PACKED {
+fn packed(servers: &Servers, list: &VerifiedList, to_come: u64) -> Packed {
+    if to_come < LEAST_PACKED {
         return Packed::default();
     }
     let limit = list.list().entries().len().saturating_mul(packed::LONGEST_LINE) as u64;
@@ -251,6 +272,9 @@ impl Job<'_> {
 
     fn blob(&self, blob: &Blob<'_>, buffer: &mut [u8]) -> Result<(), Error> {
         let Some((first, copies)) = blob.files.split_first() else { return Ok(()) };
+        if let Some(contents) = self.root.contents() {
+            return self.content(blob, first, contents, buffer);
+        }
         let mut file = self.root.dir().create(&first.path).map_err(write_error(first))?;
         if blob.content.size > 0 {
             Download { shared: &self.shared, entry: first, content: blob.content }.run(&mut *file, buffer)?;
@@ -259,6 +283,25 @@ impl Job<'_> {
         }
         file.commit(meta(first)).map_err(write_error(first))?;
         copies.iter().try_for_each(|copy| self.copy(first, copy, &blob.content, buffer))
+    }
+
+    /// A content of a root on disk, which has the name of its digest: whoever has it open knows nothing of the files.
+    fn content(
+        &self,
+        blob: &Blob<'_>,
+        first: &Entry,
+        contents: &dyn RootDir,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        let name = blob.content.sha256.to_string();
+        if blob.content.size == 0 {
+            let nothing = ContentDigest::of(b"");
+            let is_right = blob.content == nothing;
+            return if is_right { Ok(()) } else { Err(mismatch(first, &blob.content, &nothing)) };
+        }
+        let mut file = contents.create(name.as_bytes()).map_err(write_error(first))?;
+        Download { shared: &self.shared, entry: first, content: blob.content }.run(&mut *file, buffer)?;
+        file.commit(CONTENT).map_err(write_error(first))
     }
 
     /// Files of one content are still files of their own: a program may write to one of them.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use rustix::mount::MountFlags;
 use zstrap_formats::config::{Config, LogLevel};
 
+use crate::cache::Cache;
 use crate::console;
 use crate::early::Machine;
 use crate::fail::{self, Code, Failure, Refusal, Stage};
@@ -20,8 +21,8 @@ use crate::net::handover::{HANDOVER, Handover};
 use crate::network::{HOSTS, RESOLV_CONF};
 use crate::node::facts::{self, ENVIRONMENT, FACTS, Facts};
 use crate::node::{NODE, SUPERVISOR};
-use crate::root::NEW_ROOT;
-use crate::sys::{Meta, Mount, NO_EXEC, Program, System};
+use crate::root::{self, NEW_ROOT};
+use crate::sys::{Meta, Mount, NO_EXEC, Program, RootDir, System};
 use crate::watchdog;
 
 /// What the next PID 1 finds mounted in what moves with us.
@@ -51,6 +52,14 @@ const TMP: Mount<'static> = Mount {
 const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 /// Directories that must be there to mount on, if the list does not bring them.
 const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
+
+/// What alone outlives a boot, where there is a disk; nothing that starts services or loads code reads it.
+pub const STATE: &str = "/var/lib/zstrap-state";
+/// What is made of the way there, if the list does not bring it, and who may go it.
+const STATE_FOLDERS: [(&str, u16); 3] = [("var", 0o755), ("var/lib", 0o755), ("var/lib/zstrap-state", 0o700)];
+/// The same where there is none.
+const STATE_IN_RAM: Mount<'static> =
+    Mount { kind: "tmpfs", target: STATE, flags: NO_EXEC, options: "mode=0700,size=20%" };
 
 /// Where programs are looked for; ours last, so that a bundle's own program of the same name wins.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/zstrap/bin";
@@ -138,6 +147,7 @@ fn prepare(
     }
     leave_our_program(system, left, config)?;
     prepare_mounts(system, fetched)?;
+    prepare_state(system, fetched, machine.keep.cache())?;
     lay_files_over(system)?;
     if let Some(overlay) = left.overlay {
         overlay.leave(system, fetched.root().dir());
@@ -154,6 +164,7 @@ fn leave(system: &dyn System, program: &Program, config: &Config) -> Error {
             return Error::System { what: format!("moving {mount} to the new root"), source };
         }
     }
+    root::let_go(system);
     if let Err(source) = system.switch_root(NEW_ROOT) {
         return Error::System { what: "changing to the new root".to_owned(), source };
     }
@@ -222,11 +233,7 @@ fn leave_our_program(system: &dyn System, left: &Left<'_>, config: &Config) -> R
 fn prepare_mounts(system: &dyn System, fetched: &Fetched) -> Result<(), Error> {
     let dir = fetched.root().dir();
     for point in MOUNT_POINTS {
-        if !dir.is_dir(point.as_bytes()) {
-            let meta = Meta { mode: 0o755, uid: 0, gid: 0 };
-            let failed = |source| Error::System { what: format!("making /{point} in the new root"), source };
-            dir.make_dir(point.as_bytes(), meta).map_err(failed)?;
-        }
+        make_dir(dir, point, 0o755)?;
     }
     let mounting = |mount: &Mount<'_>| {
         let what = format!("mounting {} on {}", mount.kind, mount.target);
@@ -238,6 +245,32 @@ fn prepare_mounts(system: &dyn System, fetched: &Fetched) -> Result<(), Error> {
         system.mount(mount).map_err(mounting(mount))?;
     }
     system.mount_below(NEW_ROOT, &TMP).map_err(mounting(&TMP))
+}
+
+/// Makes a directory of the new root, unless it is there.
+fn make_dir(dir: &dyn RootDir, path: &str, mode: u16) -> Result<(), Error> {
+    if dir.is_dir(path.as_bytes()) {
+        return Ok(());
+    }
+    let failed = |source| Error::System { what: format!("making /{path} in the new root"), source };
+    dir.make_dir(path.as_bytes(), Meta { mode, uid: 0, gid: 0 }).map_err(failed)
+}
+
+/// The state directory: of the disk, else of this boot alone.
+fn prepare_state(system: &dyn System, fetched: &Fetched, cache: Option<&Cache>) -> Result<(), Error> {
+    for (path, mode) in STATE_FOLDERS {
+        make_dir(fetched.root().dir(), path, mode)?;
+    }
+    let cache = cache.filter(|_| fetched.root().is_on_disk());
+    if let Some(cache) = cache {
+        let shown = cache.store().state().and_then(|(_open, path)| system.bind_below(&path, NEW_ROOT, STATE));
+        match shown {
+            Ok(()) => return Ok(()),
+            Err(error) => log::warn!(target: "handoff", "state is of this boot alone: {error}"),
+        }
+    }
+    let failed = |source| Error::System { what: format!("mounting tmpfs on {STATE}"), source };
+    system.mount_below(NEW_ROOT, &STATE_IN_RAM).map_err(failed)
 }
 
 /// Name servers and hosts are those of this network, whatever plain files the bundle brings.

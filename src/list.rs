@@ -12,13 +12,12 @@ use zstrap_formats::name::Arch;
 use zstrap_formats::signature::{ArchField, Kind, Subject};
 use zstrap_formats::site;
 
-use crate::clock::Now;
 use crate::config::NodeConfig;
 use crate::console::status;
 use crate::fail::{Code, Refusal};
 use crate::http::Source;
 use crate::servers::Servers;
-use crate::signed::{self, Request, Signed};
+use crate::signed::{self, Request, Signed, Terms};
 
 /// Why there is no list.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +79,7 @@ pub struct VerifiedList {
     list: List,
     serial: u64,
     packed: String,
+    signed: Option<Signed>,
 }
 
 impl VerifiedList {
@@ -100,6 +100,12 @@ impl VerifiedList {
     pub fn packed(&self) -> &str {
         &self.packed
     }
+
+    /// The file that it was read from, to keep it; none where the config has no disk to keep it on.
+    #[must_use]
+    pub fn signed(&self) -> Option<&Signed> {
+        self.signed.as_ref()
+    }
 }
 
 /// Gets and checks the list of the config's bundle.
@@ -110,12 +116,12 @@ pub fn obtain(
     servers: &Servers,
     identity: &Identity,
     config: &NodeConfig,
-    now: Now,
+    terms: Terms<'_>,
 ) -> Result<VerifiedList, Error> {
     let started = Instant::now();
     let arch = Arch::native().ok_or(Error::Arch)?;
     let bundle = config.bundle();
-    let signed = servers.ask(|source| newest(source, identity, config, arch, now))?;
+    let signed = servers.ask(|source| newest(source, identity, config, arch, terms))?;
     let serial = signed.comment.serial;
     let list =
         List::parse(&signed.bytes).map_err(|source| Error::List { bundle: bundle.to_string(), source })?;
@@ -128,7 +134,9 @@ pub fn obtain(
         list.total_size(),
         started.elapsed().as_secs_f64(),
     );
-    Ok(VerifiedList { list, serial, packed: site::packed(bundle, arch, serial) })
+    // As text, a list may take as much memory as all that is read from it.
+    let signed = (config.fields().root.size > 0).then_some(signed);
+    Ok(VerifiedList { list, serial, packed: site::packed(bundle, arch, serial), signed })
 }
 
 /// The signed list that one server calls the newest; a server whose newest is too old is left for another.
@@ -137,15 +145,16 @@ fn newest(
     identity: &Identity,
     config: &NodeConfig,
     arch: Arch,
-    now: Now,
+    terms: Terms<'_>,
 ) -> Result<Signed, Error> {
     let bundle = config.bundle();
     let serial = signed::latest(source, &site::bundle_latest(bundle, arch))?;
     let subject = Subject { kind: Kind::List, name: bundle, arch: ArchField::One(arch) };
-    let request = Request { path: site::list(bundle, arch, serial), limit: MAX_LIST, subject, now };
+    let request = Request { path: site::list(bundle, arch, serial), limit: MAX_LIST, subject, terms };
     let bytes = request.bytes_unverified(source)?;
     let signed = request.verify(source, identity, bytes)?;
     signed::check_serial(&signed, serial)?;
+    terms.check_newest(&site::bundle_folder(bundle, arch), &signed)?;
     let least = config.fields().min_serial;
     if serial < least { Err(Error::TooOld { found: serial, least }) } else { Ok(signed) }
 }

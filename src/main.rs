@@ -6,6 +6,7 @@
 //!
 //! After handoff the same program is `zstrap-node`.
 
+mod cache;
 mod clock;
 mod config;
 mod console;
@@ -35,13 +36,20 @@ mod transfer;
 mod unzstd;
 mod watchdog;
 
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
+use cache::Cache;
+use config::NodeConfig;
+use console::status;
 use early::Machine;
-use fail::{Failure, Policy, Stage};
+use fail::{Chain, Failure, Policy, Stage};
+use fetch::Fetched;
+use list::VerifiedList;
 use net::handover::Handover;
 use network::Online;
+use servers::Servers;
 use sys::System;
 use sys::linux::Linux;
 use zstrap_formats::identity::Identity;
@@ -86,24 +94,90 @@ fn attempt_boot(system: &dyn System, machine: &mut Machine) -> Failure {
     };
     machine.clock.begin(identity.build_time, identity.clock);
     console::set_level(machine.log_level_of(identity.log));
+    machine.keep.look(system, &mut machine.modules, &identity);
     console::stage_begins(Stage::Network);
     match network::bring_up(system, machine, &identity) {
-        Ok(online) => become_program(system, machine, &identity, &online),
-        Err(error) => Failure::of(Stage::Network, error),
+        Ok(online) => become_program(system, machine, &identity, online),
+        Err(error) => {
+            let why = Failure::of(Stage::Network, error);
+            become_last_good(system, machine, &identity, (None, None), why)
+        }
     }
 }
 
-/// From a server that answers to the program of the config.
+/// From a server that answers to the program of the config; if that fails, to the one that the disk has.
 fn become_program(
     system: &dyn System,
     machine: &mut Machine,
     identity: &Identity,
-    online: &Online,
+    online: Online,
 ) -> Failure {
-    match stages_at(system, machine, identity, online) {
-        Err(failure) => failure,
+    let config = match obtain_config(machine, identity, &online) {
+        Ok(config) => config,
+        Err(why) => return become_last_good(system, machine, identity, (Some(online), None), why),
+    };
+    match stages_at(system, machine, identity, &online, &config) {
+        Err(why) => become_last_good(system, machine, identity, (Some(online), Some(config)), why),
         Ok(never) => match never {},
     }
+}
+
+/// What the disk has, if it has something, since what the servers have cannot be booted. A config that they have is the
+/// newest all the same: it holds, too, if the disk has its bundle.
+fn become_last_good(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    (online, config): (Option<Online>, Option<NodeConfig>),
+    why: Failure,
+) -> Failure {
+    let Some(cache) = machine.keep.shared().filter(|cache| cache.has_config()) else { return why };
+    if why.is_final() {
+        return why;
+    }
+    why.explain_briefly();
+    let disk = Servers::of_sources(vec![cache.clone()], &machine.servers);
+    let online = match online {
+        Some(online) => online.with_disk(disk),
+        None => network::without_server(system, machine, identity, disk),
+    };
+    match last_good(system, machine, identity, (&online, config), &cache, why.reason()) {
+        Ok(never) => match never {},
+        Err(second) if second.is_final() => second,
+        // It is the servers that somebody will repair.
+        Err(second) => {
+            second.explain_briefly();
+            why
+        }
+    }
+}
+
+fn last_good(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    (online, newest): (&Online, Option<NodeConfig>),
+    cache: &Cache,
+    why: &str,
+) -> Result<Infallible, Failure> {
+    let config = match newest.filter(|config| cache.has_list(config.bundle())) {
+        Some(config) => config,
+        None => obtain_config(machine, identity, online)?,
+    };
+    log::warn!(target: "boot", "from disk config={} why={why}", config.serial());
+    status::fact("source", format!("the disk, as the servers failed: {why}"));
+    stages_at(system, machine, identity, online, &config)
+}
+
+fn obtain_config(machine: &mut Machine, identity: &Identity, online: &Online) -> Result<NodeConfig, Failure> {
+    console::stage_begins(Stage::Config);
+    let (cache, cmdline) = (machine.keep.cache(), &machine.cmdline);
+    let obtain = |now| config::obtain(online.servers(), identity, cmdline, online.terms(now, cache));
+    let config = machine.clock.corrected(identity, obtain);
+    let config = config.map_err(|error| Failure::of(Stage::Config, error))?;
+    console::set_level(machine.log_level_of(config.fields().log.or(identity.log)));
+    machine.on_failure = config.fields().on_failure;
+    Ok(config)
 }
 
 fn stages_at(
@@ -111,39 +185,24 @@ fn stages_at(
     machine: &mut Machine,
     identity: &Identity,
     online: &Online,
-) -> Result<std::convert::Infallible, Failure> {
-    console::stage_begins(Stage::Config);
-    let config = machine
-        .clock
-        .corrected(identity, |now| config::obtain(online.servers(), identity, &machine.cmdline, now))
-        .map_err(|error| Failure::of(Stage::Config, error))?;
-    console::set_level(machine.log_level_of(config.fields().log.or(identity.log)));
-    machine.on_failure = config.fields().on_failure;
+    config: &NodeConfig,
+) -> Result<Infallible, Failure> {
     console::stage_begins(Stage::List);
+    let cache = machine.keep.cache();
+    let late = config.fields().root.offline_grace;
+    let terms = |now| online.terms(now, cache).at_most(late);
     let list = machine
         .clock
-        .corrected(identity, |now| list::obtain(online.servers(), identity, &config, now))
+        .corrected(identity, |now| list::obtain(online.servers(), identity, config, terms(now)))
         .map_err(|error| Failure::of(Stage::List, error))?;
-    console::stage_begins(Stage::Root);
-    // Our partition is made or grown; what the root could take from it stays in RAM for now.
-    if config.fields().root.size > 0 {
-        disk::load_modules(system, &mut machine.modules);
-        let found = disk::find(system);
-        if let Err(kept) = disk::prepare(system, &config.fields().root, found) {
-            log::warn!(target: "disk", "none code={} why=\"{kept}\": this node boots in RAM", fail::Refusal::code(&kept).as_str());
-        }
-    }
-    let root = root::prepare(system, &config, &list).map_err(|error| Failure::of(Stage::Root, error))?;
-    console::stage_begins(Stage::Fetch);
-    let fetched =
-        fetch::files(online.servers(), &list, root).map_err(|error| Failure::of(Stage::Fetch, error))?;
+    let fetched = fetched(system, machine, identity, online, config, &list)?;
     console::stage_begins(Stage::Handoff);
     let overlay = mycelium::plan(fetched.root().dir(), list.list(), config.fields());
     if overlay.is_some() {
         // Built in, or a module that only the initramfs has.
         machine.modules.load("tun");
     }
-    let facts = node::facts::gather(machine, identity, online, &config, &list);
+    let facts = node::facts::gather(machine, identity, online, (config, &list), fetched.root().is_on_disk());
     let connection = online.connection();
     let handover = Handover::of(&connection.network, connection.via.as_ref());
     let handover = match online.renewed() {
@@ -152,6 +211,40 @@ fn stages_at(
     };
     let left = handoff::Left { facts: &facts, handover: &handover, overlay: overlay.as_ref() };
     Err(handoff::to_program(system, machine, &fetched, config.fields(), &left))
+}
+
+/// The root with its files. A disk that fails while it is filled is no reason not to boot: then the root is in RAM.
+fn fetched(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    online: &Online,
+    config: &NodeConfig,
+    list: &VerifiedList,
+) -> Result<Fetched, Failure> {
+    let (is_offline, keep) = (online.is_from_disk(), &mut machine.keep);
+    let fill = |root| fetch::files(system, online.servers(), list, root);
+    console::stage_begins(Stage::Root);
+    let root = root::prepare(system, identity, config, list, keep, is_offline);
+    let root = root.map_err(|error| Failure::of(Stage::Root, error))?;
+    let is_on_disk = root.is_on_disk();
+    console::stage_begins(Stage::Fetch);
+    let fetched = match fill(root) {
+        Err(error) if is_on_disk && error.is_of_root() => {
+            root::in_ram_because(keep, Chain(&error).to_string());
+            let root = root::in_ram(system, config, list).map_err(|error| Failure::of(Stage::Root, error))?;
+            fill(root)
+        }
+        filled => filled,
+    };
+    let fetched = fetched.map_err(|error| Failure::of(Stage::Fetch, error))?;
+    if fetched.root().is_on_disk()
+        && !is_offline
+        && let Some(Err(error)) = keep.cache().map(|cache| cache.commit(config, list))
+    {
+        log::warn!(target: "cache", "this version is not kept: {error}");
+    }
+    Ok(fetched)
 }
 
 #[cfg(test)]
@@ -174,6 +267,7 @@ mod tests {
             connected: None,
             clock: Clock::pretended(fake::now().time),
             servers: Default::default(),
+            keep: Default::default(),
             network_attempts: 0,
             on_failure: Default::default(),
         }
@@ -192,7 +286,7 @@ mod tests {
     fn boot_from(site: Site, identity: &Identity) -> (&'static str, Recorder) {
         let recorder = Recorder::default();
         let online = Online::pretended(fake::servers(&site), fake::connection());
-        let error = stages_at(&recorder, &mut machine(), identity, &online).expect_err("a fake exec fails");
+        let error = become_program(&recorder, &mut machine(), identity, online);
         (error.reason(), recorder)
     }
 

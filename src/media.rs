@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use zstrap_formats::url::Url;
 
+use crate::disk::block::Block;
 use crate::http::{Awaited, Body, From, HttpError, LONGEST_WAIT, Source};
 use crate::modules::Modules;
 use crate::sys::linux::{mount_unattached, open_below, open_folder_below};
@@ -37,12 +38,21 @@ const CONFIGS: &str = "configs";
 /// What was said of media that could not be mounted: devices are looked at again and again, for each URL and through
 /// each link.
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Devices that had a site: they are what this machine boots from, and nothing is ever made on them.
+static USED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Loads the drivers of file systems that media may have. The hardware's own come by the way of all hardware.
 pub fn load_modules(modules: &mut Modules) {
     for module in MODULES {
         modules.load(module);
     }
+}
+
+/// Whether a site was found on the disk, or on a partition of it.
+#[must_use]
+pub fn is_in_use(disk: &Block) -> bool {
+    let used = USED.lock().unwrap_or_else(PoisonError::into_inner);
+    used.iter().any(|device| *device == disk.name || disk.folder.join(device).exists())
 }
 
 /// A folder of the initramfs or of boot media, opened when it is first asked for something.
@@ -65,6 +75,12 @@ impl Media {
     #[must_use]
     pub fn new(url: &Url) -> Self {
         Self { url: url.clone(), folder: Mutex::default() }
+    }
+
+    /// A folder that is open already.
+    #[must_use]
+    pub fn of_folder(url: &Url, folder: OwnedFd) -> Self {
+        Self { url: url.clone(), folder: Mutex::new(Folder::Found(folder)) }
     }
 
     /// The path without the scheme and the leading slash.
@@ -106,6 +122,7 @@ impl Media {
             for device in devices() {
                 watchdog::expect_within(LONGEST_WAIT);
                 let Some(folder) = self.look_at(&device, &mut refused) else { continue };
+                USED.lock().unwrap_or_else(PoisonError::into_inner).push(device.clone());
                 let after = started.elapsed().as_secs_f64();
                 log::info!(target: "media", "found url={} device={device} after={after:.3}s", self.url);
                 return Ok(folder);

@@ -1,21 +1,35 @@
 //! Sixth stage: a place for the files.
 //!
-//! In: the config and the list. Out: an empty [`Root`] that is big enough, or a refusal before the first byte is
-//! fetched. In this version that is a tmpfs: RAM, sized by the list plus the config's headroom.
+//! In: the config and the list. Out: a [`Root`] that is big enough, or a refusal before the first byte is fetched. In RAM
+//! that is a tmpfs, sized by the list plus the config's headroom. On a disk it is an overlay that is made anew at every
+//! boot: below, read-only, what the list says: a tmpfs of directories, links and names alone, above the contents of the
+//! disk, each of which was hashed in this boot; above it RAM. Failure: too little memory. Where a disk cannot be used,
+//! the root is in RAM, and why is said.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::mount::MountFlags;
+use zstrap_formats::digest::Sha256;
+use zstrap_formats::identity::Identity;
 use zstrap_formats::list::{EntryKind, List};
 
+use crate::cache::{CONTENTS, Cache, Keep, Room, Verified};
 use crate::config::NodeConfig;
+use crate::console::status;
+use crate::disk;
 use crate::fail::{Code, Refusal};
 use crate::list::VerifiedList;
-use crate::sys::{Mount, RootDir, System};
+use crate::sys::{Meta, Mount, NO_EXEC, RootDir, System};
 
 /// Where the new root stands until it is the root.
 pub const NEW_ROOT: &str = "/newroot";
+/// What an overlay is made of, until it is the root: the list's names, and what programs change.
+const LAYERS: &str = "/layers";
+/// What the kernel keeps of a file whose content is on the disk: as of [`ENTRY`], and where the content stands.
+const STUB: u64 = 1536;
 const MIB: u64 = 1 << 20;
 /// What the init and the kernel need beside the files, in bytes; with less, the kernel would end in a panic.
 pub const MEMORY_TO_RUN: u64 = 32 * MIB;
@@ -54,9 +68,17 @@ impl Refusal for Error {
     }
 }
 
-/// An empty root.
+/// A root that is being filled, or is.
 pub struct Root {
     dir: Box<dyn RootDir>,
+    disk: Option<OnDisk>,
+}
+
+/// The contents of a root that are on the disk, or will be.
+struct OnDisk {
+    cache: Arc<Cache>,
+    missing: BTreeSet<Sha256>,
+    missing_bytes: u64,
 }
 
 impl Root {
@@ -65,17 +87,204 @@ impl Root {
     pub fn dir(&self) -> &dyn RootDir {
         &*self.dir
     }
+
+    /// Where contents go that are not in the root itself; none in RAM.
+    #[must_use]
+    pub fn contents(&self) -> Option<&dyn RootDir> {
+        self.disk.as_ref().map(|disk| disk.cache.store().contents())
+    }
+
+    /// Whether this content is still to come.
+    #[must_use]
+    pub fn lacks(&self, content: &Sha256) -> bool {
+        self.disk.as_ref().is_none_or(|disk| disk.missing.contains(content))
+    }
+
+    /// Bytes that are to come, of a list with so many.
+    #[must_use]
+    pub fn bytes_to_come(&self, total: u64) -> u64 {
+        self.disk.as_ref().map_or(total, |disk| disk.missing_bytes)
+    }
+
+    /// Whether its files are on a disk.
+    #[must_use]
+    pub fn is_on_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// A root on disk gets its files, now that all contents are there, and becomes one tree; one in RAM is one.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn finish(mut self, system: &dyn System, list: &List) -> Result<Self, Error> {
+        let Some(disk) = &self.disk else { return Ok(self) };
+        let failed = |what| move |source| Error::System { what, source };
+        for entry in list.entries() {
+            let EntryKind::File(content) = &entry.kind else { continue };
+            let meta = Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid };
+            let made = match content.size {
+                0 => self.dir.create(&entry.path).and_then(|file| file.commit(meta)),
+                size => {
+                    self.dir.make_stub(&entry.path, &format!("/{CONTENTS}/{}", content.sha256), size, meta)
+                }
+            };
+            made.map_err(failed("making a file of the overlay"))?;
+        }
+        self.dir.hide(CONTENTS.as_bytes()).map_err(failed("hiding the contents"))?;
+        // metacopy and redirect_dir: names are above, contents below. xino: files are on the device of their root, as
+        // programs expect that stay on one file system.
+        let options = format!(
+            "lowerdir={LAYERS}/list:{},upperdir={LAYERS}/upper,workdir={LAYERS}/work,metacopy=on,redirect_dir=on,xino=on",
+            disk.cache.store().blobs_path(),
+        );
+        let mount =
+            Mount { kind: "overlay", target: NEW_ROOT, flags: MountFlags::empty(), options: &options };
+        system.mount(&mount).map_err(failed("mounting an overlay on /newroot"))?;
+        self.dir = system.open_root(NEW_ROOT).map_err(failed("opening /newroot"))?;
+        Ok(self)
+    }
 }
 
-/// Makes the root of this list.
+/// Makes the root of this list, on the disk that the config wants, or in RAM. `is_offline` is a boot from the disk: then
+/// nothing is made or grown.
 ///
 /// # Errors
 /// [`Error`].
-pub fn prepare(system: &dyn System, config: &NodeConfig, list: &VerifiedList) -> Result<Root, Error> {
+pub fn prepare(
+    system: &dyn System,
+    identity: &Identity,
+    config: &NodeConfig,
+    list: &VerifiedList,
+    keep: &mut Keep,
+    is_offline: bool,
+) -> Result<Root, Error> {
+    keep.why_ram = None;
+    if config.fields().root.size == 0 {
+        return in_ram(system, config, list);
+    }
+    let cache = match keep.shared() {
+        Some(cache) if is_offline => Ok(cache),
+        _ => keep.prepare(system, &config.fields().root, identity),
+    };
+    let is_read_only = keep.disk().is_some_and(|(_, is_read_only)| is_read_only);
+    match cache.and_then(|cache| on_disk(system, config, list, cache, is_read_only)) {
+        Ok(root) => Ok(root),
+        Err(why) => {
+            in_ram_because(keep, why);
+            in_ram(system, config, list)
+        }
+    }
+}
+
+/// The config wants a disk, and does not get it: that is said, and the node boots all the same.
+pub fn in_ram_because(keep: &mut Keep, why: String) {
+    log::warn!(target: "root", "in RAM instead of on a disk why={why}");
+    status::fact("root", format!("RAM instead of a disk: {why}"));
+    keep.why_ram = Some(why);
+}
+
+/// Takes away what an earlier attempt has left, and its memory with it.
+fn clear(system: &dyn System) {
+    system.unmount(NEW_ROOT);
+    system.unmount(LAYERS);
+}
+
+/// What stands in the initramfs and is not to be seen any more: the programs of the bundle have what they need of it.
+pub fn let_go(system: &dyn System) {
+    system.unmount(LAYERS);
+    system.unmount(disk::MOUNT);
+}
+
+/// A root over the contents of this cache, or why it cannot be.
+fn on_disk(
+    system: &dyn System,
+    config: &NodeConfig,
+    list: &VerifiedList,
+    cache: Arc<Cache>,
+    is_read_only: bool,
+) -> Result<Root, String> {
+    let started = Instant::now();
+    clear(system);
+    let verified = cache.verify(list);
+    check_room(&cache, config, list, &verified, is_read_only)?;
+    let entries = list.list().entries().len() as u64;
+    let needed = entries.saturating_mul(STUB).saturating_add(MEMORY_TO_RUN);
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |error: io::Error| format!("{what}: {error}")
+    };
+    let available = system.memory_available().map_err(failed("reading the size of the memory"))?;
+    if needed > available {
+        return Err(format!("{entries} names need {} MiB of memory", needed.div_ceil(MIB)));
+    }
+    let files = stored_size(list.list(), 0);
+    let size = config.fields().root.headroom.bytes(files);
+    let inodes = entries + SPARE_INODES;
+    let options = format!("mode=0700,size={size},nr_inodes={inodes}");
+    let mount = Mount { kind: "tmpfs", target: LAYERS, flags: NO_EXEC, options: &options };
+    system.mount(&mount).map_err(failed("mounting a tmpfs on /layers"))?;
+    let dir = layers(system, list.list()).map_err(failed("making the layers"))?;
+    let (after, missing) = (started.elapsed().as_secs_f64(), verified.missing.len());
+    log::info!(target: "root", "ready kind=disk size={}MiB missing={missing} after={after:.3}s", size / MIB);
+    let disk = OnDisk { missing: verified.missing(), missing_bytes: verified.missing_bytes(), cache };
+    Ok(Root { dir, disk: Some(disk) })
+}
+
+/// The folders of an overlay. Its root has the owner and permissions of the upper one.
+fn layers(system: &dyn System, list: &List) -> io::Result<Box<dyn RootDir>> {
+    let dir = system.open_root(LAYERS)?;
+    let root = list.entries().iter().find(|entry| entry.path.is_empty());
+    let meta = root.map_or(Meta { mode: 0o755, uid: 0, gid: 0 }, |root| Meta {
+        mode: root.mode,
+        uid: root.uid,
+        gid: root.gid,
+    });
+    for name in ["list", "upper", "work"] {
+        dir.make_dir(name.as_bytes(), meta)?;
+    }
+    system.open_root(&format!("{LAYERS}/list"))
+}
+
+/// That what is missing will fit. What no version needs goes first, if that helps.
+fn check_room(
+    cache: &Cache,
+    config: &NodeConfig,
+    list: &VerifiedList,
+    verified: &Verified,
+    is_read_only: bool,
+) -> Result<(), String> {
+    if verified.missing.is_empty() {
+        return Ok(());
+    }
+    if is_read_only {
+        return Err(format!("the disk is read-only, and {} files are not on it", verified.missing.len()));
+    }
+    let record = list.signed().map_or(0, |signed| signed.bytes.len() as u64);
+    let need = Room::for_files(verified.missing.iter().map(|(_, size)| *size).chain([record]));
+    let room = || cache.store().room().map_err(|error| format!("reading the size of the disk: {error}"));
+    let mut has = room()?;
+    if !has.holds(need) {
+        cache.collect(config.bundle(), list, 1);
+        has = room()?;
+    }
+    if has.holds(need) {
+        return Ok(());
+    }
+    let (need_mib, has_mib) = (need.bytes.div_ceil(MIB), has.bytes / MIB);
+    Err(format!(
+        "the disk is full: {need_mib} MiB and {} files to come, {has_mib} MiB and {} files free",
+        need.inodes, has.inodes
+    ))
+}
+
+/// Makes a root in RAM.
+///
+/// # Errors
+/// [`Error`].
+pub fn in_ram(system: &dyn System, config: &NodeConfig, list: &VerifiedList) -> Result<Root, Error> {
     let started = Instant::now();
     let failed = |what| move |source| Error::System { what, source };
-    // Whatever an earlier attempt has left there is gone, and its memory free.
-    system.unmount(NEW_ROOT);
+    clear(system);
     let available = system.memory_available().map_err(failed("reading the size of the memory"))?;
     let (files, entries) = (stored_size(list.list(), 0), list.list().entries().len() as u64);
     let needed = memory_for(files, entries);
@@ -93,7 +302,7 @@ pub fn prepare(system: &dyn System, config: &NodeConfig, list: &VerifiedList) ->
     let dir = system.open_root(NEW_ROOT).map_err(failed("opening /newroot"))?;
     let after = started.elapsed().as_secs_f64();
     log::info!(target: "root", "ready kind=ram size={}MiB after={after:.3}s", size / MIB);
-    Ok(Root { dir })
+    Ok(Root { dir, disk: None })
 }
 
 /// What it takes to fetch files of this stored size, in so many entries, and to run.

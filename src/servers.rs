@@ -955,7 +955,7 @@ mod tests {
 
     fn config_of(sites: &[&Site]) -> Result<u64, &'static str> {
         let (identity, cmdline) = (fake::identity(), zstrap_formats::cmdline::Cmdline::default());
-        let config = config::obtain(&fake::mirrors(sites), &identity, &cmdline, fake::now());
+        let config = config::obtain(&fake::mirrors(sites), &identity, &cmdline, fake::now().into());
         config.map(|config| config.serial()).map_err(|error| error.reason())
     }
 

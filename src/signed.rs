@@ -9,6 +9,7 @@ use zstrap_formats::signature::{Accept, MAX_SIGNATURE, Signature, SignatureError
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
+use crate::cache::Cache;
 use crate::clock::{Now, raise_clock};
 use crate::fail::{Code, Refusal};
 use crate::http::{HttpError, Source};
@@ -20,6 +21,49 @@ pub struct Signed {
     pub bytes: Vec<u8>,
     /// What was said of it.
     pub comment: TrustedComment,
+    /// Where it stands on the site.
+    pub path: String,
+    /// Its signatures as they came, with their paths: whoever keeps it keeps them.
+    pub signatures: Vec<(String, Vec<u8>)>,
+}
+
+/// By what a boot judges signed files.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// The clock.
+    pub now: Now,
+    /// What this node has on its disk, and so has seen before.
+    pub cache: Option<&'a Cache>,
+    /// How many seconds beyond its expiry a file is good: none, but for files of the disk while there is no server.
+    pub late: u64,
+}
+
+impl From<Now> for Terms<'_> {
+    fn from(now: Now) -> Self {
+        Self { now, cache: None, late: 0 }
+    }
+}
+
+impl Terms<'_> {
+    /// The same, where files may be late by this much at most.
+    #[must_use]
+    pub fn at_most(self, late: u64) -> Self {
+        Self { late: self.late.min(late), ..self }
+    }
+
+    /// That a file is not older than the newest of its folder that this node has seen.
+    ///
+    /// # Errors
+    /// [`Error::Older`].
+    pub fn check_newest(&self, folder: &str, signed: &Signed) -> Result<(), Error> {
+        let (found, comment) = (signed.comment.serial, &signed.comment);
+        match self.cache.and_then(|cache| cache.newest(folder)) {
+            Some(seen) if found < seen => {
+                Err(Error::Older { what: format!("{} {}", comment.kind, comment.name), found, seen })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why a signed file is not taken.
@@ -75,6 +119,16 @@ pub enum Error {
         /// In the path.
         asked: u64,
     },
+    /// Older than what this node has on its disk.
+    #[error("{what} has serial {found}, this node has seen {seen}")]
+    Older {
+        /// Config or list.
+        what: String,
+        /// In the comment.
+        found: u64,
+        /// The newest on the disk.
+        seen: u64,
+    },
 }
 
 impl Error {
@@ -93,6 +147,7 @@ impl Refusal for Error {
             Self::Signature { source, .. } | Self::TooFewSigners { source, .. } => code_of_signature(source),
             Self::NotASerial { .. } => Code::NotASerial,
             Self::WrongSerial { .. } => Code::WrongSerial,
+            Self::Older { .. } => Code::OlderThanSeen,
         }
     }
 
@@ -131,8 +186,8 @@ pub struct Request<'a> {
     pub limit: usize,
     /// What must have been signed.
     pub subject: Subject<'a>,
-    /// The clock.
-    pub now: Now,
+    /// The clock, and how late it may be.
+    pub terms: Terms<'a>,
 }
 
 impl Request<'_> {
@@ -153,8 +208,30 @@ impl Request<'_> {
     /// # Errors
     /// [`Error`].
     pub fn verify(&self, source: &dyn Source, identity: &Identity, bytes: Vec<u8>) -> Result<Signed, Error> {
-        let signatures = self.signatures(source, identity)?;
-        let refused = |source| Error::Signature { what: self.what(), source };
+        let signed = self.verify_of_any_time(source, identity, bytes)?;
+        let time = self.time_at_least(signed.comment.created);
+        check_time(&signed.comment, time, self.terms.late).map_err(|source| self.refused(source))?;
+        Ok(signed)
+    }
+
+    fn refused(&self, source: SignatureError) -> Error {
+        Error::Signature { what: self.what(), source }
+    }
+
+    /// The same, whether it has expired or not.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn verify_of_any_time(
+        &self,
+        source: &dyn Source,
+        identity: &Identity,
+        bytes: Vec<u8>,
+    ) -> Result<Signed, Error> {
+        let texts = self.signatures(source, identity)?;
+        let refused = |source| self.refused(source);
+        let parsed = texts.iter().map(|(_, text)| Signature::parse(text));
+        let signatures: Vec<Signature> = parsed.collect::<Result<_, _>>().map_err(refused)?;
         let comment = identity.keyring.verify(&bytes, &signatures, Accept::PrehashedOnly).map_err(
             |source| match source {
                 SignatureError::Threshold { .. } => self.too_few_signers(identity, &signatures, source),
@@ -163,8 +240,7 @@ impl Request<'_> {
         )?;
         let comment: TrustedComment = comment.parse().map_err(refused)?;
         comment.check_subject(&self.subject).map_err(refused)?;
-        comment.check_time(self.time_at_least(comment.created)).map_err(refused)?;
-        Ok(Signed { bytes, comment })
+        Ok(Signed { bytes, comment, path: self.path.clone(), signatures: texts })
     }
 
     fn too_few_signers(&self, identity: &Identity, signed: &[Signature], source: SignatureError) -> Error {
@@ -176,22 +252,23 @@ impl Request<'_> {
 
     /// A clock that nobody believes learns from what the trusted keys have signed: it cannot be earlier than that.
     fn time_at_least(&self, created: Timestamp) -> Timestamp {
-        if self.now.is_known || self.now.time >= created {
-            return self.now.time;
+        if self.terms.now.is_known || self.terms.now.time >= created {
+            return self.terms.now.time;
         }
         raise_clock(created, "signed-later");
         created
     }
 
-    fn signatures(&self, source: &dyn Source, identity: &Identity) -> Result<Vec<Signature>, Error> {
+    /// The signatures with their paths.
+    fn signatures(&self, source: &dyn Source, identity: &Identity) -> Result<Vec<(String, Vec<u8>)>, Error> {
         if identity.keyring.threshold() == 1 {
-            return Ok(vec![self.signature(source, &site::signature(&self.path))?]);
+            return Ok(vec![self.signature(source, site::signature(&self.path))?]);
         }
         let mut signatures = Vec::new();
         let mut missing = None;
         for key in identity.keyring.keys() {
             // One of the signers may be missing, as long as enough others are there.
-            match self.signature(source, &site::signature_by(&self.path, key.id())) {
+            match self.signature(source, site::signature_by(&self.path, key.id())) {
                 Ok(signature) => signatures.push(signature),
                 Err(error @ Error::MissingSignature { .. }) => missing = Some(error),
                 Err(error) => return Err(error),
@@ -203,12 +280,23 @@ impl Request<'_> {
         }
     }
 
-    fn signature(&self, source: &dyn Source, path: &str) -> Result<Signature, Error> {
-        let text = source.get(path, MAX_SIGNATURE as u64).map_err(|source| match source {
+    fn signature(&self, source: &dyn Source, path: String) -> Result<(String, Vec<u8>), Error> {
+        let text = source.get(&path, MAX_SIGNATURE as u64).map_err(|source| match source {
             HttpError::NotFound { .. } => Error::MissingSignature { what: self.what(), source },
             source => Error::Get { what: self.what(), source },
         })?;
-        Signature::parse(&text).map_err(|source| Error::Signature { what: self.what(), source })
+        Ok((path, text))
+    }
+}
+
+/// Whether a file is good at this time, or was so many seconds before.
+///
+/// # Errors
+/// As [`TrustedComment::check_time`].
+pub fn check_time(comment: &TrustedComment, now: Timestamp, late: u64) -> Result<(), SignatureError> {
+    match comment.check_time(now) {
+        Err(SignatureError::Expired { .. }) if now <= comment.expires.plus(late) => Ok(()),
+        result => result,
     }
 }
 
@@ -261,7 +349,7 @@ mod tests {
         sign(&mut site);
         let name = "demo".parse().unwrap();
         let subject = Subject { kind: Kind::Config, name: &name, arch: ArchField::Any };
-        let request = Request { path: PATH.to_owned(), limit: 100, subject, now: fake::now() };
+        let request = Request { path: PATH.to_owned(), limit: 100, subject, terms: fake::now().into() };
         let bytes = request.bytes_unverified(&site)?;
         request.verify(&site, &identity, bytes)
     }
@@ -303,7 +391,8 @@ mod tests {
         let name = "demo".parse().unwrap();
         let subject = Subject { kind: Kind::Config, name: &name, arch: ArchField::Any };
         let now = |is_known| Now { time: Timestamp::from_unix(0).unwrap(), is_known };
-        let request = |is_known| Request { path: String::new(), limit: 0, subject, now: now(is_known) };
+        let request =
+            |is_known| Request { path: String::new(), limit: 0, subject, terms: now(is_known).into() };
         let created = Timestamp::from_unix(1).unwrap();
         assert_eq!(request(false).time_at_least(created), created);
         assert_eq!(request(true).time_at_least(created).unix(), 0);

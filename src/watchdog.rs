@@ -566,11 +566,13 @@ mod tests {
     }
 
     /// Where this program waits, how often, and what declares it. docs/init.md tells of each.
-    const WAITS: [(&str, usize, &str); 19] = [
+    const WAITS: [(&str, usize, &str); 21] = [
+        ("cache/verify.rs", 1, "each chunk of each content"),
         ("clock/https.rs", 1, "Clock::hear_https"),
         ("clock/ntp.rs", 1, "Clock::hear_ntp"),
         ("console/mod.rs", 1, "a thread beside, that draws"),
         ("console/ports.rs", 2, "a second for a line, five for the last of all, within WORK"),
+        ("disk/mod.rs", 1, "wait_for_disks; each answer of a disk within DISK"),
         ("fail/mod.rs", 2, "pause; reboot, which declares once"),
         ("fail/panic.rs", 3, "last_words; those that stand still meanwhile declare nothing"),
         ("fetch.rs", 1, "the threads that are waited for declare their own waits"),
@@ -631,7 +633,7 @@ mod tests {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 sources(&path, see);
-            } else if !path.ends_with("fake.rs") {
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("fake.rs") {
                 see(path.to_str().unwrap(), &fs::read_to_string(&path).unwrap());
             }
         }

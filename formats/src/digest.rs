@@ -156,6 +156,35 @@ impl Default for ContentHasher {
     }
 }
 
+/// SHA-256 alone, of a stream whose MD5 was checked before.
+#[derive(Clone)]
+pub struct Sha256Hasher(Context);
+
+impl Sha256Hasher {
+    /// A hasher that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    /// Takes the next bytes of the stream.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all that was fed.
+    #[must_use]
+    pub fn finish(self) -> Sha256 {
+        of_ring(&self.0.finish())
+    }
+}
+
+impl Default for Sha256Hasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 fn of_ring(digest: &ring::digest::Digest) -> Sha256 {
     Digest(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
@@ -195,6 +224,10 @@ mod tests {
         hasher.update(b"");
         hasher.update(b"bc");
         assert_eq!(hasher.finish(), ContentDigest::of(b"abc"));
+        let mut alone = Sha256Hasher::new();
+        alone.update(b"a");
+        alone.update(b"bc");
+        assert_eq!(alone.finish(), sha256(b"abc"));
     }
 
     #[test]

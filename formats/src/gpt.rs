@@ -338,6 +338,17 @@ impl Table {
         table.placed(1)
     }
 
+    /// Both copies as they stand on the disk now, which may have grown since.
+    ///
+    /// # Errors
+    /// [`GptError::Fit`] never, as it was read from there.
+    pub fn copies(&self) -> Result<Vec<Piece>, GptError> {
+        let (own, other) = (self.header.u64(24), self.header.u64(32));
+        let old = Geometry { sectors: own.max(other) + 1, ..self.header.geometry };
+        let header = Header { geometry: old, ..self.header.clone() };
+        Self { header, entries: self.entries.clone() }.pieces()
+    }
+
     /// What to write, in this order, each before the next: the second copy, then the first, entries before the header.
     ///
     /// # Errors

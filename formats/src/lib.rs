@@ -11,6 +11,7 @@ pub mod cmdline;
 pub mod config;
 pub mod cpio;
 pub mod digest;
+pub mod disk_signature;
 pub mod gpt;
 pub mod identity;
 pub mod key;

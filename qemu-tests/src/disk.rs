@@ -17,12 +17,15 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use zstrap_formats::digest::{ContentHasher, Sha256};
+use zstrap_formats::gpt::Guid;
 
 /// What a bundle's cache takes with room to spare, and what is made in a moment.
 pub const SIZE: u64 = 1 << 30;
 
-/// The name that our partitions bear.
-pub const OURS: &str = "zstrap-cache";
+/// The type and the name that our partitions bear.
+pub const OUR_TYPE: Guid = zstrap_formats::gpt::OUR_TYPE;
+/// See [`OUR_TYPE`].
+pub const OUR_NAME: &str = zstrap_formats::gpt::OUR_NAME;
 
 /// A hash is taken of blocks of this size, and of those that are not all zero. No sector is larger.
 const BLOCK: usize = 4096;
@@ -132,7 +135,7 @@ impl Disk {
         self
     }
 
-    /// Nothing can be written to it.
+    /// Nothing can be written to it. A disk of NVMe says so only when it is written to.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.is_read_only = true;
@@ -211,15 +214,27 @@ impl Disk {
 
     /// Our partition.
     pub fn ours(&self) -> Result<Partition> {
-        let mut ours: Vec<_> = self.partitions()?.into_iter().filter(|one| one.name == OURS).collect();
+        let mut ours: Vec<_> = self.partitions()?.into_iter().filter(|one| one.is_ours()).collect();
         let found = ours.pop().with_context(|| format!("{}: no partition of ours", self.file.display()))?;
         ensure!(ours.is_empty(), "{}: more than one partition of ours", self.file.display());
         Ok(found)
     }
 
-    /// Asserts that `e2fsck -fn` has nothing to say about the file system of a partition.
+    /// Asserts that `e2fsck -fn` has nothing to say about the file system of a partition. Where it was in use to the end,
+    /// its journal is replayed first, in a copy: the next mount would do just that.
     pub fn check(&self, partition: &Partition) -> Result<()> {
-        run(Command::new("e2fsck").arg("-fn").arg(self.at(partition))).map(drop)
+        const INCOMPATIBLE: u64 = 1024 + 96;
+        const NEEDS_RECOVERY: u8 = 4;
+        if self.read(partition.bytes.start + INCOMPATIBLE, 1)?[0] & NEEDS_RECOVERY == 0 {
+            return run(Command::new("e2fsck").arg("-fn").arg(self.at(partition))).map(drop);
+        }
+        let copy = self.copy("replayed")?;
+        // With `-E journal_only`, e2fsck 1.47 forgets the offset halfway.
+        let checked = copy
+            .debugfs_write(partition, "journal_run")
+            .and_then(|_| run(Command::new("e2fsck").arg("-fn").arg(copy.at(partition))));
+        fs::remove_file(&copy.file).with_context(|| format!("deleting {}", copy.file.display()))?;
+        checked.map(drop)
     }
 
     /// What `debugfs` prints for a request about the file system of a partition.
@@ -353,6 +368,10 @@ pub struct Partition {
 }
 
 impl Partition {
+    fn is_ours(&self) -> bool {
+        self.name == OUR_NAME && self.kind.eq_ignore_ascii_case(&OUR_TYPE.to_string())
+    }
+
     /// Reads a line of `partx --pairs`; places are in units of 512 bytes, whatever the sectors.
     fn parse(line: &str) -> Result<Self> {
         let value = |key: &str| {
@@ -465,8 +484,6 @@ mod tests {
     use super::*;
     use tempfile::TempDir;
 
-    const TYPE: &str = "6e0d4f0c-5a2a-4f6c-9f1e-2d3b7b7c1a5e";
-
     fn disk() -> (TempDir, Disk) {
         let folder = TempDir::with_prefix("zstrap-disk-").unwrap();
         let disk = Disk::new(folder.path(), "one", 64 << 20).unwrap();
@@ -477,8 +494,11 @@ mod tests {
     fn partition_of_sgdisk_is_found_and_its_file_system_judged() {
         let (_folder, disk) = disk();
         assert_eq!(disk.partitions().unwrap(), []);
-        let made = disk.partition(TYPE, OURS).unwrap();
-        assert_eq!((made.number, made.bytes.start, made.kind.as_str()), (1, 1 << 20, TYPE));
+        let made = disk.partition(&OUR_TYPE.to_string(), OUR_NAME).unwrap();
+        assert_eq!(
+            (made.number, made.bytes.start, made.kind.as_str()),
+            (1, 1 << 20, OUR_TYPE.to_string().to_lowercase().as_str())
+        );
         assert!(made.bytes.end <= disk.size().unwrap());
         assert_eq!(disk.ours().unwrap(), made);
         let offset = format!("offset={}", made.bytes.start);

@@ -455,8 +455,13 @@ impl Tree {
 
     /// A copy of a tree under `out/`, the one for this run's architecture.
     pub fn copy_of(artefact: &str) -> Result<Self> {
+        Self::copy_of_folder(&artefacts::artefact(&format!("{artefact}/{}", artefacts::arch()))?)
+    }
+
+    /// A copy of a folder.
+    pub fn copy_of_folder(folder: &Path) -> Result<Self> {
         let tree = Self(TempDir::with_prefix("zstrap-tree-").context("making the folder of a tree")?);
-        copy_tree(&artefacts::artefact(&format!("{artefact}/{}", artefacts::arch()))?, tree.0.path())?;
+        copy_tree(folder, tree.0.path())?;
         Ok(tree)
     }
 
@@ -488,6 +493,11 @@ impl Tree {
     /// Adds a folder.
     pub fn folder(&self, path: &str) -> Result<()> {
         fs::create_dir_all(self.0.path().join(path)).with_context(|| format!("making {path}"))
+    }
+
+    /// Deletes a file.
+    pub fn delete(&self, path: &str) -> Result<()> {
+        fs::remove_file(self.0.path().join(path)).with_context(|| format!("deleting {path}"))
     }
 
     /// Removes a folder with all that is in it.

@@ -3,8 +3,10 @@
 
 mod arrows;
 mod boots;
+mod cache;
 mod clocks;
 mod configs;
+mod disks;
 mod handoff;
 mod hardware;
 mod links;

@@ -34,6 +34,9 @@ await() {
 /// The services of the bundle, and what the example of a container says.
 const SERVICES: &str = "\
 exited() { zinit status $1 | grep -q '^Exit: *0$'; }
+await exited modules
+sed 's/ .*//; s/^/test: module /' /proc/modules
+echo \"test: $(ls -l /dev/net/tun)\"
 await exited container
 zinit logs container | sed 's/.*container: /test: example /'
 await exited console
@@ -75,10 +78,21 @@ cat /run/stays
 echo \"test: left $(ls /run/youki)$(ls -d /sys/fs/cgroup/zos/*/ 2>/dev/null)\"
 ";
 
+/// ttyd as `debug` starts it, but on the loopback interface.
+const TTYD: &str = "\
+ttyd -i lo -p 7681 sh >/run/ttyd 2>&1 &
+await wget -q -O /run/page http://127.0.0.1:7681/
+sed 's/^/test: ttyd /' /run/ttyd
+echo \"test: page $(grep -o '<title>[^<]*</title>' /run/page)\"
+";
+
 /// Boots the bundle with its own services and this probe, until the probe powers off.
 fn boot(name: &str, probe: &str) -> Result<Vm> {
     let mut scene = Scene::new(name)?;
-    let tree = Tree::copy_of("zos-tree")?;
+    let folder = TempDir::with_prefix("zstrap-zos-")?;
+    let made = folder.path().join("tree");
+    built("022", &[&made, &"--modules", &artefacts::modules()?])?;
+    let tree = Tree::copy_of_folder(&made)?;
     let script = format!("#!/bin/sh\nexec >/dev/console 2>&1\n{AWAIT}{probe}poweroff\n");
     tree.file("test/probe", script.as_bytes(), 0o755)?;
     let unit = b"[service]\nname = \"probe\"\nexec = \"exec /test/probe\"\noneshot = true\n";
@@ -94,10 +108,21 @@ fn boot(name: &str, probe: &str) -> Result<Vm> {
 }
 
 #[test]
-fn runs_containers() -> Result<()> {
-    let vm = boot("zos-runs", &[SERVICES, CONTAINERS].concat())?;
+fn runs_containers_and_ttyd() -> Result<()> {
+    let vm = boot("zos-runs", &[SERVICES, CONTAINERS, TTYD].concat())?;
+    check_modules(&vm)?;
     check_example(&vm)?;
-    check_containers(&vm)
+    check_containers(&vm)?;
+    vm.assert_line("test: page <title>ttyd - Terminal</title>").map(drop)
+}
+
+/// Modules that came with the bundle, and what one of them is for.
+fn check_modules(vm: &Vm) -> Result<()> {
+    let found = said(vm, "test: module ");
+    for module in ["tun", "veth", "bridge", "stp", "overlay"] {
+        ensure!(found.iter().any(|found| found == module), vm.failed(&format!("no {module} in {found:?}")));
+    }
+    vm.assert_line("test: crw*/dev/net/tun").map(drop)
 }
 
 /// Its own processes, root, name, network and limits, and no rights.
@@ -173,11 +198,12 @@ fn listing(tree: &Path) -> Result<String> {
 #[test]
 fn recipe_makes_the_same_tree_for_whoever_runs_it() -> Result<()> {
     let folder = TempDir::with_prefix("zstrap-zos-")?;
-    let (one, other) = (folder.path().join("one"), folder.path().join("other"));
-    built("022", &[&one])?;
-    built("077", &[&other])?;
+    let (one, other, modules) =
+        (folder.path().join("one"), folder.path().join("other"), artefacts::modules()?);
+    built("022", &[&one, &"--modules", &modules])?;
+    built("077", &[&other, &"--modules", &modules])?;
     let listing = (listing(&one)?, listing(&other)?);
-    assert!(listing.0.contains("./usr/bin/youki "), "{}", listing.0);
+    assert!(listing.0.contains("./usr/bin/youki ") && listing.0.contains("./usr/bin/ttyd "), "{}", listing.0);
     assert_eq!(listing.0, listing.1);
     Ok(())
 }

@@ -108,6 +108,7 @@ codes! {
     WrongArch "ZS-SIG-11" "wrong-arch" again "do not trust this server until you know who changed the site; publish anew";
     Expired "ZS-SIG-12" "expired" again "publish anew, or set the clock of this machine";
     FromFuture "ZS-SIG-13" "from-future" again "set the clock of this machine, or of the one that signs";
+    OlderThanSeen "ZS-SIG-14" "older-than-seen" again "bring the site of this server up to date; what this node has seen is in docs/disk.md";
 
     // The config.
     Sha256Pin "ZS-CFG-01" "sha256-pin" again "make an image that pins the config you want, or none";
@@ -127,6 +128,13 @@ codes! {
     NoMemory "ZS-MEM-01" "no-memory" again "give the machine more memory, or publish a smaller bundle";
     RootIo "ZS-MEM-02" "io" again "report this line; it is a defect of the init or the kernel";
     RootFull "ZS-MEM-03" "io" again "give the machine more memory, or raise root.headroom in the config";
+
+    // The disk. A node whose disk is kept goes on in RAM.
+    DiskNotFree "ZS-DSK-01" "disk-not-free" again "name the disk in the config by its serial or WWN, with erase, if nothing on it is needed any more";
+    DiskSeveral "ZS-DSK-02" "several-disks" again "say in root.disk of the config which one is meant: smallest, largest, or by its serial";
+    DiskMissing "ZS-DSK-03" "disk-missing" again "compare root.disk of the config with the disks of this machine, and their cables";
+    DiskTooSmall "ZS-DSK-04" "disk-too-small" again "lower root.size in the config, or put in a larger disk";
+    DiskIo "ZS-DSK-05" "disk-io" again "see what the kernel says of this disk, and replace it if it says so again";
 
     // The files of the bundle.
     Length "ZS-FIL-01" "length" again "the server's copy was changed after signing: publish anew, and find out who changed it";

@@ -128,6 +128,13 @@ impl Failure {
         self.code.word()
     }
 
+    /// Says why in two lines, where the boot goes on another way.
+    pub fn explain_briefly(&self) {
+        let (stage, sentence) = (self.stage.as_str(), Chain(&*self.error));
+        log::warn!(target: stage, "failed reason={} code={}", self.reason(), self.code.as_str());
+        log::warn!(target: stage, "because: {sentence}");
+    }
+
     /// Says all of it, one fact a line.
     pub fn explain(&self) {
         let (sentence, advice) = (Chain(&*self.error), self.advice.as_deref().unwrap_or(self.code.advice()));

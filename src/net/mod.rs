@@ -7,6 +7,7 @@ pub mod handover;
 pub mod keeper;
 pub mod links;
 pub mod netlink;
+pub mod nft;
 pub mod packet;
 pub mod renewal;
 pub mod settings;

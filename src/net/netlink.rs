@@ -224,12 +224,12 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// A request in the making: struct nlmsghdr, then a fixed struct, then attributes.
-struct Message {
-    bytes: Vec<u8>,
+pub(super) struct Message {
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Message {
-    fn new(kind: u16, flags: u16) -> Self {
+    pub(super) fn new(kind: u16, flags: u16) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(&(flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
@@ -254,13 +254,13 @@ impl Message {
         });
     }
 
-    fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let mut inner = Self { bytes: Vec::new() };
         fill(&mut inner);
         self.attribute(kind, &inner.bytes);
     }
 
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
+    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(4 + value.len()).expect("attributes here have at most a hundred bytes");
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -268,7 +268,7 @@ impl Message {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    fn finished(mut self) -> Vec<u8> {
+    pub(super) fn finished(mut self) -> Vec<u8> {
         let length = u32::try_from(self.bytes.len()).expect("requests here have at most a hundred bytes");
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
         self.bytes

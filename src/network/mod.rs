@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use zstrap_formats::cmdline::Cmdline;
+use zstrap_formats::config::MAX_OFFLINE_GRACE;
 use zstrap_formats::identity::Identity;
 use zstrap_formats::network::{Method, Network, NetworkError};
 use zstrap_formats::url::{Scheme, Url};
@@ -20,7 +21,8 @@ use zstrap_wire::dhcp4::Lease;
 
 use self::plan::Plan;
 use self::search::{Candidate, Search};
-use crate::clock::Clock;
+use crate::cache::Cache;
+use crate::clock::{Clock, Now};
 use crate::console::status;
 use crate::early::Machine;
 use crate::fail::{Code, Refusal};
@@ -33,11 +35,15 @@ use crate::net::renewal::Renewal;
 use crate::net::settings::{Autoconfigured, Settings, addresses_text, gateway_text};
 use crate::net::v6;
 use crate::servers::{Cause, Servers};
+use crate::signed::Terms;
 use crate::sys::System;
 
 /// How long a node that boots from media waits for the link that has fixed addresses: as long as a hint does, and a
 /// little.
 const FIXED: Duration = Duration::from_secs(12);
+
+/// How long a node that boots from its disk waits for a link: as long as one with fixed addresses.
+const WITHOUT_SERVER: Duration = FIXED;
 
 /// How long each attempt may take until it ends; the last holds for all that follow. A switch port may forward
 /// nothing for its first minute.
@@ -55,6 +61,7 @@ pub struct Online {
     connection: Connection,
     /// Keeps the lease while the files are fetched, which may take longer than it lasts.
     renewal: Option<Renewal>,
+    is_from_disk: bool,
 }
 
 /// How the node is connected, for facts and for whoever keeps the network up after handoff.
@@ -104,10 +111,29 @@ impl Online {
         self.renewal.as_ref().map(Renewal::current)
     }
 
+    /// The same network, where no server of it is of use: what is booted comes from the disk.
+    #[must_use]
+    pub fn with_disk(self, disk: Servers) -> Self {
+        Self { servers: disk, is_from_disk: true, ..self }
+    }
+
+    /// By what signed files are judged that come through here.
+    #[must_use]
+    pub fn terms<'a>(&self, now: Now, cache: Option<&'a Cache>) -> Terms<'a> {
+        let late = if self.is_from_disk { MAX_OFFLINE_GRACE } else { 0 };
+        Terms { now, cache, late }
+    }
+
+    /// Whether what is booted comes from the disk.
+    #[must_use]
+    pub fn is_from_disk(&self) -> bool {
+        self.is_from_disk
+    }
+
     /// A network that is only pretended.
     #[cfg(test)]
     pub fn pretended(servers: Servers, connection: Connection) -> Self {
-        Self { servers, connection, renewal: None }
+        Self { servers, connection, renewal: None, is_from_disk: false }
     }
 }
 
@@ -300,19 +326,48 @@ fn on_media(
     let server = answer.map_err(|nobody| nobody.reasons)?;
     let (via, hostname) = match fixed_link(system, machine, identity, network, started) {
         Some((via, hostname)) => (Some(via), hostname),
-        None => {
-            let hostname = network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
-            if let Err(error) = name_machine(system, &hostname, &Settings::default(), "") {
-                log::warn!(target: "network", "without a name: {error}");
-            }
-            (None, hostname)
-        }
+        None => (None, unconnected(system, network)),
     };
     let (link, after) = (via.as_ref().map_or("none", |via| &via.link.name), started.elapsed().as_secs_f64());
     status::fact("server", server.clone());
     log::info!(target: "network", "online server={server} link={link} after={after:.3}s");
     let connection = Connection { via, network: network.clone(), server, hostname };
-    Ok(Online { servers, connection, renewal: None })
+    Ok(Online { servers, connection, renewal: None, is_from_disk: false })
+}
+
+/// For a boot from the disk, as no server has answered: the network that the programs of the bundle will want. The first
+/// link that learns how to be used is used, wherever it leads; with none, they have none yet.
+#[must_use]
+pub fn without_server(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    disk: Servers,
+) -> Online {
+    let network = network_in_effect(&machine.cmdline, identity).unwrap_or_default();
+    let (started, deadline) = (Instant::now(), WITHOUT_SERVER);
+    let found = first_link(system, machine, identity, &network, started, deadline);
+    let (via, hostname) = match found {
+        Some((via, hostname)) => (Some(via), hostname),
+        None => (None, unconnected(system, &network)),
+    };
+    let renewal = via.as_ref().and_then(|via| {
+        let lease = via.lease.as_ref()?;
+        Some(Renewal::begin(&via.link, lease, via.obtained))
+    });
+    let link = via.as_ref().map_or("none", |via| &via.link.name);
+    log::info!(target: "network", "without server link={link} after={:.3}s", started.elapsed().as_secs_f64());
+    let connection = Connection { via, network, server: String::new(), hostname };
+    Online { servers: disk, connection, renewal, is_from_disk: true }
+}
+
+/// Names a machine that has no link.
+fn unconnected(system: &dyn System, network: &Network) -> String {
+    let hostname = network.hostname.clone().unwrap_or_else(|| own_name(Link::all().first()));
+    if let Err(error) = name_machine(system, &hostname, &Settings::default(), "") {
+        log::warn!(target: "network", "without a name: {error}");
+    }
+    hostname
 }
 
 /// Addresses of the settings are set even where the boot needs none: the programs of the bundle may. The link's name and
@@ -325,10 +380,23 @@ fn fixed_link(
     started: Instant,
 ) -> Option<(Via, String)> {
     let Method::Static { .. } = network.method else { return None };
+    first_link(system, machine, identity, network, started, FIXED)
+}
+
+/// The first link that learns how to be used within this time, with its settings, and the name of the machine.
+fn first_link(
+    system: &dyn System,
+    machine: &mut Machine,
+    identity: &Identity,
+    network: &Network,
+    started: Instant,
+    deadline: Duration,
+) -> Option<(Via, String)> {
     let plan = Plan::new(network.clone(), &machine.cmdline);
-    let found = Search::begin(&mut machine.modules, &plan, false, FIXED).and_then(|mut search| {
-        let candidate = search.next_candidate()?;
-        candidate.ok_or_else(|| search.why_not())
+    let found = Search::begin(&mut machine.modules, &plan, false, deadline).and_then(|mut search| {
+        let candidate = search.next_candidate()?.ok_or_else(|| search.why_not())?;
+        search.settle_on(&candidate.link);
+        Ok(candidate)
     });
     let candidate = found.map_err(|why| log::warn!(target: "network", "address not set: {why}")).ok()?;
     let attempt = Attempt { system, identity, network, candidate: &candidate, started };
@@ -439,7 +507,7 @@ impl Attempt<'_> {
         let server = answer.map_err(|nobody| nobody.reasons)?;
         let connection =
             Connection { via: Some(self.via()), network: self.network.clone(), server, hostname };
-        Ok(Online { servers, connection, renewal: None })
+        Ok(Online { servers, connection, renewal: None, is_from_disk: false })
     }
 
     fn via(&self) -> Via {

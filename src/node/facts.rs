@@ -42,10 +42,12 @@ pub fn gather(
     machine: &Machine,
     identity: &Identity,
     online: &Online,
-    config: &NodeConfig,
-    list: &VerifiedList,
+    (config, list): (&NodeConfig, &VerifiedList),
+    is_on_disk: bool,
 ) -> Facts {
     let connection = online.connection();
+    let (keep, source) = (&machine.keep, if online.is_from_disk() { "disk" } else { "server" });
+    let root = if is_on_disk { "disk" } else { "ram" };
     let mut facts: Facts = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", machine.kernel.clone()),
@@ -57,6 +59,10 @@ pub fn gather(
         ("bundle_serial", list.serial().to_string()),
         ("image_built", identity.build_time.to_string()),
         ("server", connection.server.clone()),
+        ("source", source.to_owned()),
+        ("root", root.to_owned()),
+        ("root_why", keep.why_ram.clone().unwrap_or_default()),
+        ("disk", keep.disk().filter(|_| is_on_disk).map_or_else(String::new, |(name, _)| name)),
         ("hostname", connection.hostname.clone()),
         ("booted", clock::now().to_string()),
         ("boot_seconds", format!("{:.3}", machine.started.elapsed().as_secs_f64())),

@@ -493,6 +493,13 @@ impl System for Recorder {
         Ok(true)
     }
 
+    fn bind_below(&self, dir: &str, root: &str, path: &str) -> io::Result<()> {
+        // By descriptor, whose number is nobody's concern.
+        let dir = if dir.starts_with("/proc/self/fd/") { "FD" } else { dir };
+        self.record(format!("bind {dir} {root}{path}"));
+        Ok(())
+    }
+
     fn unmount(&self, target: &str) {
         self.record(format!("unmount {target}"));
     }
@@ -569,6 +576,17 @@ impl RootDir for Recorder {
 
     fn create(&self, path: &[u8]) -> io::Result<Box<dyn NewFile>> {
         Ok(Box::new(MemoryFile { recorder: self.clone(), path: path.to_vec(), bytes: Vec::new() }))
+    }
+
+    fn make_stub(&self, path: &[u8], content: &str, _: u64, _: Meta) -> io::Result<()> {
+        self.record(format!("stub {}", String::from_utf8_lossy(path)));
+        self.files.lock().expect("no test panics here").insert(path.to_vec(), content.as_bytes().to_vec());
+        Ok(())
+    }
+
+    fn hide(&self, path: &[u8]) -> io::Result<()> {
+        self.record(format!("hide {}", String::from_utf8_lossy(path)));
+        Ok(())
     }
 
     fn read(&self, path: &[u8]) -> io::Result<Box<dyn Read>> {
@@ -688,8 +706,8 @@ fn fetch_list(servers: &Servers, entries: Vec<Entry>) -> (Result<fetch::Fetched,
     site.publish(&List::new(entries).expect("a valid list").to_text());
     let (recorder, own) = (Recorder::default(), self::servers(&site));
     let cmdline = zstrap_formats::cmdline::Cmdline::default();
-    let config = config::obtain(&own, &identity, &cmdline, now()).expect("a good config");
-    let list = list::obtain(&own, &identity, &config, now()).expect("a good list");
-    let root = root::prepare(&recorder, &config, &list).expect("enough memory");
-    (fetch::files(servers, &list, root), recorder)
+    let config = config::obtain(&own, &identity, &cmdline, now().into()).expect("a good config");
+    let list = list::obtain(&own, &identity, &config, now().into()).expect("a good list");
+    let root = root::in_ram(&recorder, &config, &list).expect("enough memory");
+    (fetch::files(&recorder, servers, &list, root), recorder)
 }

@@ -100,6 +100,13 @@ pub trait System: Sync {
     /// The kernel's refusal.
     fn bind_over(&self, file: &str, root: &str, path: &str) -> io::Result<bool>;
 
+    /// Shows a directory of a mount at a directory below `root`, whatever links stand on the way there, with the flags
+    /// of that mount.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn bind_below(&self, dir: &str, root: &str, path: &str) -> io::Result<()>;
+
     /// Takes away whatever is mounted at `target`; nothing there is fine.
     fn unmount(&self, target: &str);
 
@@ -192,6 +199,19 @@ pub trait RootDir: Send + Sync {
     /// # Errors
     /// The kernel's refusal.
     fn create(&self, path: &[u8]) -> io::Result<Box<dyn NewFile>>;
+
+    /// Makes a file that has its content in the next lower layer of an overlay, at this path from that layer's root
+    /// (Documentation/filesystems/overlayfs.rst, "Metadata only copy up").
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn make_stub(&self, path: &[u8], content: &str, size: u64, meta: Meta) -> io::Result<()>;
+
+    /// Hides what lower layers of an overlay have at this path.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn hide(&self, path: &[u8]) -> io::Result<()>;
 
     /// Reads a finished file, to copy it.
     ///

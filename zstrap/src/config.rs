@@ -24,7 +24,7 @@ use crate::signers::{Signers, parse_threshold};
 use crate::site::{Site, Writer};
 
 /// The folder under `configs/` that is no config.
-const BY_HASH: &str = "by-hash";
+pub(crate) const BY_HASH: &str = "by-hash";
 const INDEX_VERSION: u32 = 1;
 
 /// The commands about configs.
@@ -273,16 +273,20 @@ struct IndexEntry {
 
 /// Names and descriptions for people and pages; nodes never read it.
 fn write_index(writer: &Writer) -> anyhow::Result<()> {
+    writer.write(site::CONFIGS_INDEX, index(writer.site())?.as_bytes())
+}
+
+/// What `configs.json` says of the configs that are there now.
+pub(crate) fn index(site: &Site) -> anyhow::Result<String> {
     let mut configs = Vec::new();
-    for name in names(writer.site())? {
-        match index_entry(writer.site(), &name) {
+    for name in names(site)? {
+        match index_entry(site, &name) {
             Ok(entry) => configs.push(entry),
             Err(error) => log::warn!("config {name} is left out of {}: {error:#}", site::CONFIGS_INDEX),
         }
     }
     let index = Index { version: INDEX_VERSION, configs };
-    let json = serde_json::to_string_pretty(&index).expect("strings and numbers always serialize") + "\n";
-    writer.write(site::CONFIGS_INDEX, json.as_bytes())
+    Ok(serde_json::to_string_pretty(&index).expect("strings and numbers always serialize") + "\n")
 }
 
 fn index_entry(site: &Site, name: &Name) -> anyhow::Result<IndexEntry> {

@@ -25,3 +25,4 @@ mod signers;
 pub mod site;
 mod tree;
 pub mod verify;
+mod verify_site;

@@ -12,7 +12,7 @@ use clap::Args;
 use zstrap_formats::list::{EntryKind, List};
 use zstrap_formats::name::{Arch, Name};
 use zstrap_formats::packed::Packed;
-use zstrap_formats::signature::{Accept, ArchField, Kind, TrustedComment};
+use zstrap_formats::signature::{ArchField, Kind, TrustedComment};
 use zstrap_formats::site;
 use zstrap_formats::time::Timestamp;
 
@@ -175,9 +175,7 @@ fn source(
     let path = site::list(from, arch, serial);
     let bytes = site.read(&path)?.with_context(|| format!("{path} is missing on the site"))?;
     let threshold = arguments.threshold.unwrap_or(1);
-    let signatures = trusted.asked_for(&site.place(&path), threshold)?;
-    let verified = trusted.keyring(threshold)?.verify(&bytes, &signatures, Accept::PrehashedOnly);
-    let comment: TrustedComment = verified.with_context(|| format!("verifying {path}"))?.parse()?;
+    let comment = trusted.accept(&site.place(&path), &bytes, threshold)?;
     let (kind, name) = (Kind::List, from.clone());
     Place { site: PathBuf::new(), kind, name, arch: ArchField::One(arch), serial }.check(&comment)?;
     comment.check_time(now).with_context(|| format!("checking {path}"))?;

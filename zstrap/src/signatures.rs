@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use zstrap_formats::key::PublicKey;
-use zstrap_formats::signature::{Accept, Keyring, Signature, SignatureError};
+use zstrap_formats::signature::{Accept, Keyring, Signature, SignatureError, TrustedComment};
 
 use crate::signers::read_public;
 
@@ -102,6 +102,18 @@ impl Trusted {
         }
         let paths = self.0.iter().map(|(key, _)| with(format!(".{}{ENDING}", key.id())));
         paths.filter(|path| path.exists()).map(|path| Ok(Beside::read(path)?.signature)).collect()
+    }
+
+    /// The trusted comment of a file that a node with these keys would accept.
+    pub(crate) fn accept(
+        &self,
+        file: &Path,
+        bytes: &[u8],
+        threshold: usize,
+    ) -> anyhow::Result<TrustedComment> {
+        let signatures = self.asked_for(file, threshold)?;
+        let verified = self.keyring(threshold)?.verify(bytes, &signatures, Accept::PrehashedOnly);
+        Ok(verified.with_context(|| format!("verifying {}", file.display()))?.parse()?)
     }
 
     /// What each key has to do with a file of these bytes, in the order in which the keys were given.

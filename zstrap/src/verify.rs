@@ -1,5 +1,6 @@
 //! `zstrap verify`: is this list signed, is this folder what it says, and does this site have what it names?
 //!
+//! A folder instead of a list is a whole site: [`verify_site`].
 //! In: a list (or a config) beside its signatures, public keys, perhaps a folder, perhaps a site. Out: on stdout, what
 //! the signatures say, who has signed and who has not, each difference between list and folder, how many blobs of the site were looked at, and each
 //! that it lacks or that is damaged.
@@ -18,6 +19,7 @@ use zstrap_formats::packed::Packed;
 use zstrap_formats::signature::{Accept, Kind, TrustedComment};
 use zstrap_formats::site;
 
+use crate::cli::UsageError;
 use crate::clock;
 use crate::output;
 use crate::pack;
@@ -26,11 +28,13 @@ use crate::signatures::{self, Beside, Trusted, beside};
 use crate::signers::parse_threshold;
 use crate::site::Site;
 use crate::tree::{self, Item, ItemKind, shown};
+use crate::verify_site;
 
 /// Arguments of `zstrap verify`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The list, or a config
+    /// The list or config; or a site, to check all that nodes get from it
+    #[arg(value_name = "FILE")]
     pub list: PathBuf,
     /// A trusted public key; of several, any one may have signed
     #[arg(long = "key", value_name = "PUB", required = true)]
@@ -55,6 +59,9 @@ pub struct Arguments {
 /// # Errors
 /// See the head of this file.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.list.is_dir() {
+        return run_site(arguments);
+    }
     let bytes = read(&arguments.list)?;
     let comment = verify_signature(arguments, &bytes)?;
     comment.check_time(clock::now()?)?;
@@ -63,6 +70,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         (Kind::Config, None, None) => Config::parse_node(&bytes).map(drop).map_err(anyhow::Error::from),
         (kind, ..) => bail!("{} is a {kind}, expected a list", arguments.list.display()),
     }
+}
+
+fn run_site(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { list: site, keys, threshold, signature, dir, site: blobs } = arguments;
+    if signature.is_some() || dir.is_some() || blobs.is_some() {
+        let text = format!(
+            "{} is a folder, so a site: --signature, --dir and --site are for one list",
+            site.display()
+        );
+        return Err(UsageError(text).into());
+    }
+    verify_site::run(site, &Trusted::read(keys)?, *threshold)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -138,7 +157,7 @@ fn packed_beside(list: &Path, found: &mut Vec<String>) -> anyhow::Result<Packed>
 }
 
 /// The contents of a list that have blobs, each once.
-fn contents_of(list: &List) -> Vec<ContentDigest> {
+pub(crate) fn contents_of(list: &List) -> Vec<ContentDigest> {
     let contents: BTreeMap<Sha256, ContentDigest> = list
         .entries()
         .iter()
@@ -163,21 +182,31 @@ fn extent(contents: &[ContentDigest], packed: &Packed) -> String {
 
 /// One line for each blob of the list that the site lacks, or that holds something else; compressed ones, too.
 fn faults(contents: &[ContentDigest], packed: &Packed, site: &Site) -> anyhow::Result<Vec<String>> {
-    let found = on_all_cores(contents, |content| Ok(faults_of(content, packed, site)))?;
-    let known: BTreeSet<&Sha256> = contents.iter().map(|content| &content.sha256).collect();
-    let strangers = packed.iter().filter(|(sha256, _)| !known.contains(sha256));
-    let strangers = strangers.map(|(sha256, _)| format!("{} is not in the list", site::packed_blob(sha256)));
-    Ok(found.into_iter().flatten().chain(strangers).collect())
+    let faults = |content: &ContentDigest| faults_of(content, packed.claimed(&content.sha256), site);
+    let found = on_all_cores(contents, |content| Ok(faults(content)))?;
+    Ok(found.into_iter().flatten().chain(strangers(contents, packed)).collect())
 }
 
-fn faults_of(content: &ContentDigest, packed: &Packed, site: &Site) -> Vec<String> {
+/// What a hint names that no file of its list has.
+pub(crate) fn strangers(contents: &[ContentDigest], packed: &Packed) -> Vec<String> {
+    let known: BTreeSet<&Sha256> = contents.iter().map(|content| &content.sha256).collect();
+    let strangers = packed.iter().filter(|(sha256, _)| !known.contains(sha256));
+    strangers.map(|(sha256, _)| format!("{} is not in the list", site::packed_blob(sha256))).collect()
+}
+
+/// A line for the blob of a content, and one for each length that its compressed one is said to have, if they are wrong.
+pub(crate) fn faults_of(
+    content: &ContentDigest,
+    lengths: impl IntoIterator<Item = u64>,
+    site: &Site,
+) -> Vec<String> {
     let mut found = Vec::new();
     found.extend(fault(&site::blob(&content.sha256), site, |place| {
         let is = tree::content_of(place)?;
         ensure!(is == *content, "holds {} bytes with SHA-256 {}", is.size, is.sha256);
         Ok(())
     }));
-    if let Some(length) = packed.claimed(&content.sha256) {
+    for length in lengths {
         found.extend(fault(&site::packed_blob(&content.sha256), site, |place| {
             let is = place.metadata().with_context(|| format!("opening {}", place.display()))?.len();
             ensure!(is == length, "has {is} bytes, expected {length}");

@@ -16,6 +16,18 @@ const OPERATING: &str = "docs/operating.md";
 const INIT: &str = "docs/init.md";
 const NETWORK: &str = "docs/network.md";
 const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
+const THREATS: &str = "docs/threat-model.md";
+/// What the threat model must argue about, and no less.
+const ATTACKS: [&str; 8] = [
+    "A stolen disk",
+    "Root on a running node",
+    "A hostile LAN",
+    "A hostile mirror",
+    "Replay",
+    "A leaked image",
+    "One of two keys leaked",
+    "Debug left on",
+];
 const DOCUMENTS: [&str; 10] = [
     "README.md",
     "CHANGELOG.md",
@@ -218,6 +230,57 @@ fn every_dependency_of_the_init_has_its_cost() {
     assert!(names.len() > 5, "{names:?}");
     for name in names {
         assert!(init.contains(&format!("`{name}`")), "{INIT} does not say what {name} costs");
+    }
+}
+
+/// Every file of sources, by its path without `.rs`.
+fn all_sources() -> BTreeMap<String, String> {
+    let roots = ["src", "formats", "wire", "mkimage", "server", "zstrap", "qemu-tests"];
+    let (mut found, mut folders) = (BTreeMap::new(), roots.map(PathBuf::from).to_vec());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).unwrap() {
+            let path = folder.join(entry.unwrap().file_name());
+            if root().join(&path).is_dir() {
+                folders.push(path);
+            } else if let Some(name) = path.to_str().and_then(|path| path.strip_suffix(".rs")) {
+                found.insert(name.trim_end_matches("/mod").to_owned(), text(path.to_str().unwrap()));
+            }
+        }
+    }
+    found
+}
+
+/// Whether a source has a test of this name: the attribute stands above it, perhaps with others between.
+fn has_test(source: &str, name: &str) -> bool {
+    let Some((above, _)) = source.split_once(&format!("fn {name}(")) else { return false };
+    let lines = above.lines().rev().map(str::trim).skip_while(|line| line.is_empty());
+    let mut attributes = lines.take_while(|line| line.starts_with("#["));
+    attributes.any(|line| line == "#[test]")
+}
+
+/// The tests that a text names, as `MODULE::TEST`.
+fn named_tests(text: &str) -> Vec<(String, &str)> {
+    let paths = code(text).filter_map(|path| path.rsplit_once("::"));
+    paths.map(|(module, name)| (module.replace("::", "/"), name)).collect()
+}
+
+#[test]
+fn every_attack_of_the_threat_model_points_to_tests_that_exist() {
+    let (threats, sources) = (text(THREATS), all_sources());
+    let sections: BTreeMap<&str, &str> =
+        threats.split("\n### ").skip(1).filter_map(|section| section.split_once('\n')).collect();
+    assert_eq!(sections.keys().copied().collect::<BTreeSet<_>>(), BTreeSet::from(ATTACKS), "{THREATS}");
+    for (attack, section) in sections {
+        let section = section.split("\n## ").next().unwrap();
+        let (argument, tests) =
+            section.split_once("\nTests: ").unwrap_or_else(|| panic!("{attack}: no tests"));
+        assert!(argument.contains("**What is left:**"), "{attack} says nothing of what is left");
+        assert!(!named_tests(tests).is_empty(), "{attack}: no tests");
+    }
+    for (module, name) in named_tests(&threats) {
+        let is_module = |path: &str| path == module || path.ends_with(&format!("/{module}"));
+        let is_there = sources.iter().any(|(path, source)| is_module(path) && has_test(source, name));
+        assert!(is_there, "{THREATS} names the test {module}::{name}, which does not exist");
     }
 }
 

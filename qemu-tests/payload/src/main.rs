@@ -2,12 +2,16 @@
 //!
 //! In: whatever the kernel and the init left behind (descriptors, signals, mounts, environment, files).
 //! Out: `payload: KEY=VALUE` lines on standard output, `payload: end` last; then the machine is powered off.
-//! With `zstrap.payload=wait` on the kernel command line it stays instead, so that a test can look around.
+//! Words on the kernel command line have it do more before that: with `zstrap.payload=dump` it writes the root to a disk,
+//! with `zstrap.payload=fill` it fills the state directory first. With `zstrap.payload=wait` it stays instead of switching
+//! off, so that a test can look around.
 //! Failure: a fact that can't be read is reported as `KEY=error: …`; the report always reaches its end.
 //!
 //! `main` is the C one: Rust's own start-up code would ignore SIGPIPE, open missing descriptors and install
 //! signal handlers before the first line ran, and the report would describe that instead of the handoff.
 #![no_main]
+
+mod dump;
 
 use std::ffi::c_int;
 use std::fs;
@@ -25,6 +29,13 @@ const NODE: &str = "/run/zstrap/bin/zstrap-node";
 
 /// The word on the kernel command line that keeps the payload running.
 const WAIT: &str = "zstrap.payload=wait";
+/// The one that has it write the root to a disk.
+const DUMP: &str = "zstrap.payload=dump";
+/// The one that has it fill the state directory.
+const FILL: &str = "zstrap.payload=fill";
+
+/// The one place that keeps what is written there.
+const STATE: &str = "/var/lib/zstrap-state";
 
 /// A report: keys may repeat, order is kept.
 type Facts = Vec<(String, String)>;
@@ -37,8 +48,17 @@ extern "C" fn main(_argc: c_int, _argv: *const *const u8) -> c_int {
     for (key, value) in report() {
         say(&format!("{key}={value}"));
     }
+    let cmdline = read("/proc/cmdline");
+    let is_told = |word: &str| cmdline.split_whitespace().any(|said| said == word);
+    if is_told(FILL) {
+        let filled = fill();
+        say(&format!("filled={}", filled.map_or_else(error, |bytes| format!("{bytes} bytes"))));
+    }
+    if is_told(DUMP) {
+        say(&format!("dump={}", dump::root().map_or_else(error, |count| format!("{count} members"))));
+    }
     say("end");
-    if read("/proc/cmdline").split_whitespace().any(|word| word == WAIT) {
+    if is_told(WAIT) {
         say("waiting");
         loop {
             std::thread::sleep(Duration::from_secs(3600));
@@ -72,6 +92,7 @@ fn report() -> Facts {
     facts.push(fact("clock", clock()));
     facts.push(fact("tree", tree()));
     facts.extend(memory());
+    facts.extend(disks());
     facts.extend(node());
     facts
 }
@@ -135,6 +156,25 @@ fn filesystem() -> Facts {
     facts.extend(lines("resolv", &read("/etc/resolv.conf")));
     facts.extend(lines("hosts", &read("/etc/hosts")));
     facts
+}
+
+/// Each disk with its size in units of 512 bytes, its logical sectors, whether it is read-only, removable, and its names.
+fn disks() -> Facts {
+    let folder = "/sys/block";
+    let of = |disk: &String, what: &str| {
+        let bytes = fs::read(format!("{folder}/{disk}/{what}")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    };
+    let show = |disk: &String| {
+        let [size, sector, ro, removable] =
+            ["size", "queue/logical_block_size", "ro", "removable"].map(|what| of(disk, what));
+        // Of SCSI, the serial number stands in a page behind a header.
+        let serial = ["serial", "device/serial", "device/vpd_pg80"].map(|what| of(disk, what)).concat();
+        let wwid = ["wwid", "device/wwid"].map(|what| of(disk, what)).concat();
+        let line = format!("{disk} size={size} sector={sector} ro={ro} removable={removable}");
+        fact("disk", format!("{line} serial={serial} wwid={wwid}"))
+    };
+    names(folder).iter().map(show).collect()
 }
 
 /// Each link with its MTU, the bond's working leg, our addresses, and IPv4 routes.
@@ -272,6 +312,20 @@ fn run(key: &str, arguments: &[&str]) -> Facts {
     facts.extend(lines(&format!("{key}.stderr"), &String::from_utf8_lossy(&output.stderr)));
     facts.push(fact(&format!("{key}.status"), output.status.code().unwrap_or(-1)));
     facts
+}
+
+/// Writes to a file in the state directory until there is no room; returns how many bytes it has then.
+fn fill() -> std::io::Result<u64> {
+    let mut file = fs::File::create(Path::new(STATE).join("filler"))?;
+    let block = vec![0x5a; 1 << 20];
+    loop {
+        match file.write_all(&block).and_then(|()| file.sync_data()) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::StorageFull => break,
+            written => written?,
+        }
+    }
+    file.sync_all()?;
+    Ok(file.metadata()?.len())
 }
 
 /// Syncs and cuts the power; returns only when the kernel refuses, which the console then shows.
