@@ -47,7 +47,7 @@ endif
 # The tests boot the bundle zos of amd64, and with ALL that of arm64, too.
 .PHONY: build
 build: ## All programs, the kernels and the trees of bundles, into out/
-	@$(MAKE) -j3 programs kernel demo-tree zos-tree-amd64 $(if $(ALL),zos-tree-arm64)
+	@$(MAKE) -j3 programs kernel demo-tree zinit2-tree-amd64 zos-tree-amd64 $(if $(ALL),zinit2-tree-arm64 zos-tree-arm64)
 
 ##@ Check
 # The steps run one after the other whatever -j says: they share cargo's lock and the processor.
@@ -111,7 +111,7 @@ qemu-amd64:
 # What of the tests runs on arm64 too: these groups of the core set, or all but what the machine there does not have: the
 # text memory of VGA, a second serial port, a boot without console (the device tree names one), the registers of amd64.
 NOT_ON_ARM64 := --skip screens:: --skip boots_without_any_console --skip panic_of_the_init
-ARM64_TESTS := $(if $(ALL),--include-ignored $(NOT_ON_ARM64),boots:: refuses:: network:: recovers::)
+ARM64_TESTS := $(if $(ALL),--include-ignored $(NOT_ON_ARM64),boots:: refuses:: network:: recovers:: cache::a_warm cache::the_running)
 qemu-arm64:
 	ZSTRAP_TEST_ARCH=arm64 cargo test -p zstrap-qemu-tests --test machines -- --test-threads=3 $(ARM64_TESTS)
 
@@ -159,6 +159,11 @@ kernel-amd64-generic:
 demo-tree: demo-tree-amd64 demo-tree-arm64 ## out/demo-tree: the files of the bundle demo, for each architecture
 demo-tree-amd64 demo-tree-arm64: demo-tree-%:
 	bundles/demo/build $* out/demo-tree/$*
+
+# The older zinit with YAML services, for tests.
+.PHONY: zinit2-tree-amd64 zinit2-tree-arm64
+zinit2-tree-amd64 zinit2-tree-arm64: zinit2-tree-%:
+	bundles/zinit2/build $* out/zinit2-tree/$*
 
 .PHONY: zos-tree-amd64 zos-tree-arm64
 zos-tree-amd64 zos-tree-arm64: zos-tree-%:

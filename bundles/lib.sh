@@ -42,11 +42,13 @@ chmod_folders() {
     chmod 0700 "$1/root"
 }
 
-# obtain_crate NAME VERSION FEATURES: sets BUILT to the folder whose bin/ has the programs of that crate.
+# obtain_crate NAME VERSION FEATURES: sets BUILT to the folder whose bin/ has the programs of that crate. It comes whole, by
+# rename, so only who builds has to wait for others.
 obtain_crate() {
     local name=$1 version=$2 features=$3
     BUILT=$CACHE/$name/$version-$ARCH
-    lock "$name-$ARCH"
+    [[ ! -d $BUILT/bin ]] || return 0
+    lock "$name-$version-$ARCH"
     [[ ! -d $BUILT/bin ]] || return 0
     say "$name: building $version for $ARCH (some minutes, once)"
     install_crate "$name" "$version" "$features" "$BUILT.new"

@@ -69,6 +69,23 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// One of which nothing is known.
+    #[cfg(test)]
+    pub fn pretended() -> Self {
+        Self {
+            cmdline: Cmdline::default(),
+            kernel: "6.1".to_owned(),
+            modules: Modules::default(),
+            started: Instant::now(),
+            connected: None,
+            clock: Clock::default(),
+            servers: Memory::default(),
+            keep: Keep::default(),
+            network_attempts: 0,
+            on_failure: OnFailure::default(),
+        }
+    }
+
     /// The log level of the kernel command line, which is what a person at the machine can reach; else this one.
     #[must_use]
     pub fn log_level_of(&self, otherwise: Option<LogLevel>) -> LogLevel {

@@ -1,8 +1,9 @@
-//! How many boots in a row have failed, where the machine can remember it: in a variable of its EFI firmware.
+//! How many boots in a row have failed, where the machine can remember it: in a variable of its EFI firmware, or, where
+//! there is no EFI, in a small file on a disk of ours.
 //!
-//! In: what the firmware has kept. Out: the number of this failure, for the pause before the reboot. It is written when
-//! a boot has failed, and deleted when one has not, so a machine that boots never writes. Failure: none. Without EFI, or
-//! with a firmware that refuses, nobody counts, and the pause stays what it is.
+//! In: what the firmware, or the disk, has kept. Out: the number of this failure, for the pause before the reboot. It is written when
+//! a boot has failed, and deleted when one has not, so a machine that boots never writes. Failure: none. Without EFI and
+//! without a disk, or with one that refuses, nobody counts, and the pause stays what it is.
 //!
 //! The firmware is called in one thread, and nobody waits for that longer than [`PATIENCE`]. Only exec does: the kernel
 //! ends all other threads first, and none of them within a call of the firmware. One that never answers costs the
@@ -12,7 +13,9 @@
 //! the cap of `fail`. Other memories that the kernel offers are not used: efi-pstore lies in the same variables and is
 //! larger, ramoops must be told which memory outlives a reset, and ACPI ERST takes whole logs.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,15 +23,45 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::modules::Modules;
-use crate::sys::efi;
+use crate::sys::{System, efi};
 
 /// What the kernel has where the firmware is EFI.
 const EFI: &str = "/sys/firmware/efi";
+/// Where the file of the disk is shown, so that the programs after handoff find it: the disk itself is out of sight.
+const FILE: &str = "/run/zstrap/loops";
 /// How long the firmware may take to write or delete; to say what it has kept, it has had all the time of the boot.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 /// Nothing is counted beyond it: a flash memory bears no write each ten minutes for years.
 const MOST: u32 = 99;
+
+/// A file that is written in place: four bytes, or none.
+struct Kept(File);
+
+impl Kept {
+    fn open() -> io::Result<Self> {
+        Ok(Self(File::options().read(true).write(true).open(FILE)?))
+    }
+}
+
+impl Store for Kept {
+    fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        (&self.0).take(u64::from(MOST)).read_to_end(&mut bytes)?;
+        if bytes.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(bytes) }
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        self.0.set_len(bytes.len() as u64)?;
+        self.0.write_all_at(bytes, 0)?;
+        self.0.sync_all()
+    }
+
+    fn delete(&self) -> io::Result<()> {
+        // Not waited for: a machine that loses power now had come up.
+        self.0.set_len(0)
+    }
+}
 
 /// Something that outlives a reset.
 pub trait Store: Send {
@@ -197,10 +230,28 @@ pub fn begin(modules: &mut Modules) {
     }
 }
 
-/// The same where the driver is there already.
+/// The same where the driver is there already, or the file is shown.
 pub fn begin_reading() {
     if Path::new(EFI).exists() {
         DESK.open(efi::Variable::open);
+    } else if Path::new(FILE).exists() {
+        DESK.open(Kept::open);
+    }
+}
+
+/// Counts in this file of our disk, a path that leads nowhere else, where there is no firmware that could.
+pub fn begin_on_disk(system: &dyn System, file: &str) {
+    if Path::new(EFI).exists() {
+        return;
+    }
+    let shown = system.write_file(FILE, 0o600, &[]).and_then(|()| {
+        let (folder, name) = FILE.rsplit_once('/').unwrap_or_default();
+        system.bind_over(file, folder, name)
+    });
+    match shown {
+        Ok(true) => DESK.open(Kept::open),
+        Ok(false) => {}
+        Err(error) => log::debug!(target: "early", "boot loops are not counted on the disk: {error}"),
     }
 }
 
@@ -409,6 +460,24 @@ mod tests {
         assert!(desk.ask(SUCCEEDED, LONG));
         assert_eq!(flash.kept(), None);
         assert_eq!((desk.failed(LONG), desk.failed(LONG)), (Some(1), Some(1)));
+    }
+
+    #[test]
+    fn a_file_of_the_disk_counts_as_well() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let kept = || Kept(file.reopen().unwrap());
+        let fail = || {
+            let mut count = Count::read(kept());
+            count.failed(count.before)
+        };
+        assert_eq!([fail(), fail()], [Some(1), Some(2)]);
+        Count::read(kept()).succeeded();
+        assert_eq!(file.path().metadata().unwrap().len(), 0);
+        assert_eq!(fail(), Some(1));
+        // Whoever was root may have left anything.
+        std::fs::write(file.path(), vec![0xff; 100_000]).unwrap();
+        assert_eq!(fail(), Some(1));
+        assert_eq!(file.path().metadata().unwrap().len(), 4);
     }
 
     #[test]

@@ -255,7 +255,6 @@ fn fetched(
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::modules::Modules;
     use crate::sys::fake::{self, Recorder, Site};
     use zstrap_formats::digest::ContentDigest;
     use zstrap_formats::list::List;
@@ -263,18 +262,7 @@ mod tests {
     const PROGRAM: &[u8] = b"a program";
 
     fn machine() -> Machine {
-        Machine {
-            cmdline: Default::default(),
-            kernel: "6.1".to_owned(),
-            modules: Modules::default(),
-            started: std::time::Instant::now(),
-            connected: None,
-            clock: Clock::pretended(fake::now().time),
-            servers: Default::default(),
-            keep: Default::default(),
-            network_attempts: 0,
-            on_failure: Default::default(),
-        }
+        Machine { clock: Clock::pretended(fake::now().time), ..Machine::pretended() }
     }
 
     fn site() -> (Site, Identity) {

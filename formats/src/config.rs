@@ -48,7 +48,7 @@ const SALT_BYTES: RangeInclusive<usize> = 8..=48;
 const HASH_BYTES: RangeInclusive<usize> = 12..=64;
 
 /// Fields of each object of version 1, by its dotted name.
-const KNOWN: [(&str, &[&str]); 5] = [
+pub const KNOWN: [(&str, &[&str]); 5] = [
     (
         "",
         &[

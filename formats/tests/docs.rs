@@ -29,7 +29,7 @@ fn text(path: &str) -> String {
 
 const FORMATS: &str = "docs/formats.md";
 const NETWORK: &str = "docs/network.md";
-const DOCUMENTS: [&str; 3] = [FORMATS, NETWORK, "docs/threat-model.md"];
+const DOCUMENTS: [&str; 5] = [FORMATS, NETWORK, "docs/threat-model.md", "docs/config.md", "docs/zinit.md"];
 
 /// The words after the language of a fenced block, and what stands in it.
 struct Block {

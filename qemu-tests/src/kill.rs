@@ -171,7 +171,7 @@ fn on_disk(vm: &Vm) -> Result<()> {
 }
 
 /// The list that a machine said it has, of those that it may have: by serial.
-fn one_of<'a>(vm: &Vm, lists: &[&'a Path]) -> Result<&'a Path> {
+pub fn one_of<'a>(vm: &Vm, lists: &[&'a Path]) -> Result<&'a Path> {
     let said = vm.find_all("] list: ok ");
     let said = said.last().with_context(|| "a machine that booted has a list")?;
     let has_serial = |list: &&&Path| {
@@ -203,10 +203,10 @@ pub struct Versions {
     pub first: PathBuf,
 }
 
-/// The name of that bundle and of its config.
-const BUNDLE: &str = "versions";
-
 impl Versions {
+    /// The name of that bundle and of its config.
+    pub const BUNDLE: &'static str = "versions";
+
     /// Publishes the first version, and has the next machine boot it.
     pub fn publish(scene: &mut Scene, root: &Value) -> Result<Self> {
         let tree = Tree::payload()?;
@@ -214,10 +214,10 @@ impl Versions {
         for number in 0..20 {
             tree.file(&name(number), &content(number, 1), 0o644)?;
         }
-        scene.publish(&tree, BUNDLE)?;
-        let config = json!({ "version": 1, "bundle": BUNDLE, "exec": ["/sbin/init"], "root": root });
-        scene.add_config(BUNDLE, &config)?;
-        let first = dump::keep_list(scene, BUNDLE)?;
+        scene.publish(&tree, Self::BUNDLE)?;
+        let config = json!({ "version": 1, "bundle": Self::BUNDLE, "exec": ["/sbin/init"], "root": root });
+        scene.add_config(Self::BUNDLE, &config)?;
+        let first = dump::keep_list(scene, Self::BUNDLE)?;
         Ok(Self { tree, first })
     }
 
@@ -229,8 +229,8 @@ impl Versions {
         self.tree.file(&name(5), &content(5, 1), 0o600)?;
         self.tree.file(&name(20), &content(20, 2), 0o644)?;
         self.tree.delete(&name(19))?;
-        scene.publish(&self.tree, BUNDLE)?;
-        dump::keep_list(scene, BUNDLE)
+        scene.publish(&self.tree, Self::BUNDLE)?;
+        dump::keep_list(scene, Self::BUNDLE)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A root on disk: what is kept from one boot to the next, what is not, and boots without a server.
 //!
 //! Each machine runs a script of the bundle, which says what it sees and does what `test=` of the kernel command line
-//! says. Where a test needs no disk of the init's own making, the host makes the partition.
+//! says.
 
 use std::path::Path;
 use std::process::Command;
@@ -84,7 +84,6 @@ impl World {
         scene.publish(&tree, KEPT)?;
         scene.add_config(KEPT, &config(root))?;
         let disk = scene.disk("kept", 256 * MIB)?;
-        partition(&disk, 160)?;
         Ok(Self { scene, tree, disk })
     }
 
@@ -205,12 +204,15 @@ fn without_a_server_the_last_good_list_boots_while_it_has_not_expired() -> Resul
     let machine = world.scene.machine()?.clock(late).append("zstrap.tries=1 zstrap.reboot_after=1");
     let mut vm = machine.disk(&world.disk).start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    vm.assert_line("] config: failed reason=expired ")?;
+    vm.assert_line("] list: failed reason=expired ")?;
     vm.assert_line("] network: refused reason=no-server ")?;
-    vm.assert_never("test:")
+    // There is no EFI here: it is the disk that counts.
+    vm.assert_line("] fail: rebooting in 1s, boot loop 1")?;
+    vm.assert_never("test: root=")
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn with_offline_grace_a_list_boots_for_so_long_after_it_has_expired() -> Result<()> {
     let mut world = World::new("cache-grace", &json!({ "size": "128MiB", "offline_grace": "7d" }))?;
     world.boot("read")?;
@@ -221,11 +223,12 @@ fn with_offline_grace_a_list_boots_for_so_long_after_it_has_expired() -> Result<
     world.boot_by(at(96)?, "read")?.assert_line(FROM_DISK)?;
     let mut vm = at(98)?.append("zstrap.tries=1 zstrap.reboot_after=1").disk(&world.disk).start()?;
     vm.expect_exit(&Reason::Reset, BOUND)?;
-    vm.assert_line("] config: failed reason=expired ")?;
-    vm.assert_never("test:")
+    vm.assert_line("] list: failed reason=expired ")?;
+    vm.assert_never("test: root=")
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn a_server_with_older_files_than_this_node_has_seen_is_refused() -> Result<()> {
     let world = World::new("cache-older", &wants_disk())?;
     let (old_list, old_config) = (world.scene.list(KEPT)?, world.scene.config(KEPT)?);
@@ -291,7 +294,7 @@ fn what_a_running_root_plants_has_no_effect_after_a_reboot() -> Result<()> {
     vm.expect_exit(&Reason::Reset, BOUND)?;
     vm.assert_line("] cache: removed content=*has SHA-256 ")?;
     vm.assert_line("] fetch: failed reason=not-found ")?;
-    vm.assert_never("test:")
+    vm.assert_never("test: root=")
 }
 
 #[test]
@@ -299,7 +302,7 @@ fn a_disk_without_room_is_said_before_anything_is_fetched() -> Result<()> {
     let mut world = World::new("cache-full", &wants_disk())?;
     world.tree.file("srv/big", &vec![7; 24 * MIB as usize], 0o644)?;
     world.scene.publish(&world.tree, KEPT)?;
-    world.disk = world.scene.disk("small", 64 * MIB)?;
+    world.disk = world.scene.disk("small", 24 * MIB)?;
     partition(&world.disk, 20)?;
     let vm = world.boot("read")?;
     let said = vm.assert_line("] root: in RAM instead of on a disk why=the disk is full: ")?;

@@ -34,6 +34,7 @@ await() {
 /// The services of the bundle, and what the example of a container says.
 const SERVICES: &str = "\
 exited() { zinit status $1 | grep -q '^Exit: *0$'; }
+echo \"test: config $NO_COLOR\"
 await exited modules
 sed 's/ .*//; s/^/test: module /' /proc/modules
 echo \"test: $(ls -l /dev/net/tun)\"
@@ -86,6 +87,16 @@ sed 's/^/test: ttyd /' /run/ttyd
 echo \"test: page $(grep -o '<title>[^<]*</title>' /run/page)\"
 ";
 
+/// What the console offers: how many shells have a terminal, without and with the word of the config. The last, as it prints a
+/// prompt.
+const CONSOLE: &str = "\
+shells() { cat /proc/[0-9]*/stat 2>/dev/null | awk '$2 == \"(sh)\" && $7 != 0' | wc -l; }
+echo \"test: shells $(shells)\"
+ZOS_CONSOLE=shell /usr/lib/zos/console &
+opened() { [ $(shells) = 1 ]; }
+await opened
+";
+
 /// Boots the bundle with its own services and this probe, until the probe powers off.
 fn boot(name: &str, probe: &str) -> Result<Vm> {
     let mut scene = Scene::new(name)?;
@@ -109,11 +120,12 @@ fn boot(name: &str, probe: &str) -> Result<Vm> {
 
 #[test]
 fn runs_containers_and_ttyd() -> Result<()> {
-    let vm = boot("zos-runs", &[SERVICES, CONTAINERS, TTYD].concat())?;
+    let vm = boot("zos-runs", &[SERVICES, CONTAINERS, TTYD, CONSOLE].concat())?;
     check_modules(&vm)?;
     check_example(&vm)?;
     check_containers(&vm)?;
-    vm.assert_line("test: page <title>ttyd - Terminal</title>").map(drop)
+    vm.assert_line("test: page <title>ttyd - Terminal</title>")?;
+    vm.assert_line("test: shells 0").map(drop)
 }
 
 /// Modules that came with the bundle, and what one of them is for.
@@ -140,6 +152,8 @@ fn check_example(vm: &Vm) -> Result<()> {
         "pids.max=16",
     ];
     ensure!(found == wanted, vm.failed(&format!("expected {wanted:?}, found {found:?}")));
+    // Services have the environment that the config names.
+    vm.assert_line("test: config 1")?;
     for state in ["container*Exited", "console*Exited", "lease*Running"] {
         vm.assert_line(&format!("test: *{state}"))?;
     }

@@ -4,6 +4,7 @@
 //! asked of the network, and asked for again when a config wants it. Failure: a sentence for people; the node then boots
 //! in RAM.
 
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,10 +12,14 @@ use zstrap_formats::config::Root;
 use zstrap_formats::identity::Identity;
 
 use super::Cache;
-use crate::disk::{self, Disk};
-use crate::fail::Chain;
+use crate::disk::{self, Disk, Kept};
+use crate::fail::{Chain, Refusal as _};
+use crate::loops;
 use crate::modules::Modules;
 use crate::sys::System;
+
+/// The file that counts failed boots.
+const LOOPS: &str = "loops";
 
 /// The disk, its cache, and what became of the root.
 #[derive(Default)]
@@ -33,12 +38,14 @@ impl Keep {
         if std::mem::replace(&mut self.is_looked_for, true) {
             return;
         }
-        disk::load_modules(system, modules);
+        disk::load_modules(modules);
         self.disk = disk::find(system);
-        if self.disk.is_some()
-            && let Err(why) = self.open(identity)
-        {
-            log::warn!(target: "cache", "not used: {why}");
+        if self.disk.is_none() {
+            return;
+        }
+        match self.open(identity) {
+            Ok(cache) => count_loops(system, &cache),
+            Err(why) => log::warn!(target: "cache", "not used: {why}"),
         }
     }
 
@@ -72,26 +79,35 @@ impl Keep {
     ) -> Result<Arc<Cache>, String> {
         if !self.is_prepared {
             let found = self.disk.take();
-            let disk = disk::prepare(system, root, found).map_err(|kept| Chain(&kept).to_string())?;
+            let told = |kept: Kept| format!("{}: {}", kept.code().as_str(), Chain(&kept));
+            let disk = disk::prepare(system, root, found).map_err(told)?;
             self.disk = Some(disk);
             self.is_prepared = true;
         }
-        if self.cache.is_none() {
-            self.open(identity)?;
+        match self.shared() {
+            Some(cache) => Ok(cache),
+            None => self.open(identity),
         }
-        self.shared().ok_or_else(|| "no disk".to_owned())
     }
 
-    fn open(&mut self, identity: &Identity) -> Result<(), String> {
+    fn open(&mut self, identity: &Identity) -> Result<Arc<Cache>, String> {
         let cache = Cache::open(Path::new(disk::MOUNT), identity);
-        let cache = cache.map_err(|error| format!("opening {}: {error}", disk::MOUNT))?;
-        self.cache = Some(Arc::new(cache));
-        Ok(())
+        let cache = Arc::new(cache.map_err(|error| format!("opening {}: {error}", disk::MOUNT))?);
+        self.cache = Some(Arc::clone(&cache));
+        Ok(cache)
     }
 
     /// A disk that is only pretended.
     #[cfg(test)]
     pub fn pretended(cache: Cache) -> Self {
         Self { is_looked_for: true, is_prepared: true, cache: Some(Arc::new(cache)), ..Self::default() }
+    }
+}
+
+/// The number of boots in a row that have failed stands on the disk, where the firmware has no place for it.
+fn count_loops(system: &dyn System, cache: &Cache) {
+    match cache.store().small_file(LOOPS) {
+        Ok(file) => loops::begin_on_disk(system, &format!("/proc/self/fd/{}", file.as_raw_fd())),
+        Err(error) => log::debug!(target: "cache", "boot loops are not counted: {error}"),
     }
 }

@@ -229,3 +229,193 @@ impl Source for Cache {
         URL.to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::clock::Clock;
+    use crate::early::Machine;
+    use crate::fail::Failure;
+    use crate::network::Online;
+    use crate::sys::fake::{self, Fault, Recorder, Site};
+    use zstrap_formats::digest::{ContentDigest, sha256};
+    use zstrap_formats::list::List;
+
+    const CONFIG: &str = r#"{"version":1,"bundle":"demo","exec":["/init"],"root":{"size":"64MiB"}}"#;
+    const LISTS: &str = "bundles/demo";
+
+    /// A site with this serial, whose program is this.
+    fn site_of(serial: u64, program: &[u8]) -> Site {
+        let (mut site, name, arch) = (Site::default(), "demo".parse().unwrap(), Arch::native().unwrap());
+        let list = List::new(vec![fake::file_entry(b"init", ContentDigest::of(program))]).unwrap();
+        let files = [
+            (site::config(&name, serial), CONFIG.to_owned(), fake::comment("config", "any")),
+            (site::list(&name, arch, serial), list.to_text(), fake::comment("list", arch.as_str())),
+        ];
+        for (path, text, comment) in files {
+            site.insert(&path, text.as_bytes());
+            site.sign(&path, &comment.replace(&fake::SERIAL.to_string(), &serial.to_string()));
+        }
+        for latest in [site::config_latest(&name), site::bundle_latest(&name, arch)] {
+            site.insert(&latest, serial.to_string().as_bytes());
+        }
+        site.insert(&site::blob(&sha256(program)), program);
+        site
+    }
+
+    fn identity() -> Identity {
+        Identity { build_time: fake::now().time, ..fake::identity() }
+    }
+
+    /// Boots with this disk; why the fake machine could not, and what was done to it.
+    fn boot(site: &Site, disk: &Path) -> (Failure, Recorder) {
+        let cache = Cache::open(disk, &identity()).unwrap();
+        let mut machine = Machine {
+            clock: Clock::pretended(fake::now().time),
+            keep: Keep::pretended(cache),
+            ..Machine::pretended()
+        };
+        let recorder = Recorder::default();
+        let online = Online::pretended(fake::servers(site), fake::connection());
+        (crate::become_program(&recorder, &mut machine, &identity(), online), recorder)
+    }
+
+    fn reason(site: &Site, disk: &Path) -> &'static str {
+        boot(site, disk).0.reason()
+    }
+
+    /// What a good boot comes to in a fake machine.
+    const RUNS: &str = "exec";
+
+    fn names(disk: &Path, folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(disk.join("site").join(folder)).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn lists() -> String {
+        format!("{LISTS}/{}", Arch::native().unwrap())
+    }
+
+    fn dead() -> Site {
+        Site::default().with(Fault::Dead)
+    }
+
+    #[test]
+    fn what_was_fetched_once_boots_again_without_a_server() {
+        let disk = tempfile::tempdir().unwrap();
+        assert_ne!(reason(&dead(), disk.path()), RUNS);
+        let site = site_of(fake::SERIAL, b"a program");
+        let (failure, recorder) = boot(&site, disk.path());
+        assert_eq!(failure.reason(), RUNS);
+        let calls = recorder.calls();
+        let at =
+            |call: &str| calls.iter().position(|c| c == call).unwrap_or_else(|| panic!("{call}: {calls:?}"));
+        let order = [
+            at("mount tmpfs /layers"),
+            at("stub init"),
+            at("hide sha256"),
+            at("mount overlay /newroot"),
+            at("bind FD /newroot/var/lib/zstrap-state"),
+            at("move /run /newroot/run"),
+            calls.iter().rposition(|call| call == "unmount /disk").unwrap(),
+            at("switch /newroot"),
+        ];
+        assert!(order.is_sorted(), "{calls:?}");
+        assert_eq!(recorder.file(b"init").unwrap(), format!("/sha256/{}", sha256(b"a program")).into_bytes());
+        assert_eq!(site.offsets().len(), 1);
+        let again = site_of(fake::SERIAL, b"a program");
+        assert_eq!(reason(&again, disk.path()), RUNS);
+        assert_eq!(again.offsets(), [0; 0], "all was there");
+        assert_eq!(reason(&dead(), disk.path()), RUNS);
+    }
+
+    #[test]
+    fn a_server_with_older_files_is_refused_and_the_disk_boots() {
+        let disk = tempfile::tempdir().unwrap();
+        assert_eq!(reason(&site_of(fake::SERIAL + 1, b"new"), disk.path()), RUNS);
+        let old = site_of(fake::SERIAL, b"old");
+        assert_eq!(reason(&old, disk.path()), RUNS);
+        assert_eq!(old.offsets(), [0; 0], "nothing of the old version was fetched");
+        // The disk has nothing to boot any more, but knows what it has seen.
+        for name in names(disk.path(), "blobs/sha256") {
+            std::fs::remove_file(disk.path().join("site/blobs/sha256").join(name)).unwrap();
+        }
+        assert_eq!(reason(&old, disk.path()), "older-than-seen");
+    }
+
+    #[test]
+    fn what_nobody_has_signed_does_not_count() {
+        let disk = tempfile::tempdir().unwrap();
+        assert_eq!(reason(&site_of(fake::SERIAL, b"a program"), disk.path()), RUNS);
+        let folder = disk.path().join("site").join(lists());
+        let copy =
+            |from: &str, to: &str| std::fs::copy(folder.join(from), folder.join(to)).map(drop).unwrap();
+        let (own, newer) = (format!("{}.mtree", fake::SERIAL), format!("{}.mtree", fake::SERIAL + 7));
+        // Another serial than the one that was signed; a list without a signature; no list at all.
+        copy(&own, &newer);
+        copy(&format!("{own}.minisig"), &format!("{newer}.minisig"));
+        copy(&own, &format!("{}.mtree", fake::SERIAL + 8));
+        std::fs::write(folder.join(format!("{}.mtree", u64::MAX)), "#mtree\n").unwrap();
+        std::fs::create_dir(folder.join(format!("{}.mtree", fake::SERIAL + 9))).unwrap();
+        std::fs::write(folder.join("latest"), u64::MAX.to_string()).unwrap();
+        let cache = Cache::open(disk.path(), &identity()).unwrap();
+        assert_eq!(cache.newest(&lists()), Some(fake::SERIAL));
+        assert_eq!(cache.newest("configs/demo"), Some(fake::SERIAL));
+        assert_eq!(
+            [cache.newest("configs/other"), cache.newest("configs"), cache.newest("../demo")],
+            [None; 3]
+        );
+        assert_eq!(reason(&dead(), disk.path()), RUNS);
+        // Whoever has another image sees nothing of this.
+        let mut other = identity();
+        other.keyring = zstrap_formats::signature::Keyring::new(vec![fake::key(9).public()], 1).unwrap();
+        assert_eq!(Cache::open(disk.path(), &other).unwrap().newest(&lists()), None);
+        // With the next version, all of it goes.
+        assert_eq!(reason(&site_of(fake::SERIAL + 1, b"a program"), disk.path()), RUNS);
+        let next = format!("{}.mtree", fake::SERIAL + 1);
+        let kept = [own.clone(), format!("{own}.minisig"), next.clone(), format!("{next}.minisig")];
+        assert_eq!(names(disk.path(), &lists()), kept);
+    }
+
+    #[test]
+    fn the_version_before_stays_and_those_before_go() {
+        let disk = tempfile::tempdir().unwrap();
+        let programs: [&[u8]; 4] = [b"one", b"two", b"three", b"four"];
+        for (serial, program) in (fake::SERIAL..).zip(programs) {
+            assert_eq!(reason(&site_of(serial, program), disk.path()), RUNS);
+        }
+        let mut kept: Vec<String> = programs[2..].iter().map(|program| sha256(program).to_string()).collect();
+        kept.sort();
+        assert_eq!(names(disk.path(), "blobs/sha256"), kept);
+        assert_eq!(names(disk.path(), "configs/demo").len(), 4);
+    }
+
+    #[test]
+    fn a_version_that_is_not_whole_does_not_replace_the_one_that_is() {
+        let disk = tempfile::tempdir().unwrap();
+        assert_eq!(reason(&site_of(fake::SERIAL, b"one"), disk.path()), RUNS);
+        let broken = site_of(fake::SERIAL + 1, b"two").with(Fault::Missing);
+        let (failure, recorder) = boot(&broken, disk.path());
+        assert_eq!(failure.reason(), RUNS);
+        assert_eq!(recorder.file(b"init").unwrap(), format!("/sha256/{}", sha256(b"one")).into_bytes());
+        let cache = Cache::open(disk.path(), &identity()).unwrap();
+        assert_eq!(cache.newest(&lists()), Some(fake::SERIAL));
+    }
+
+    #[test]
+    fn a_changed_content_is_fetched_anew() {
+        let disk = tempfile::tempdir().unwrap();
+        let content = disk.path().join("site/blobs/sha256").join(sha256(b"one").to_string());
+        assert_eq!(reason(&site_of(fake::SERIAL, b"one"), disk.path()), RUNS);
+        for other in ["ONE", "one more", ""] {
+            std::fs::write(&content, other).unwrap();
+            let site = site_of(fake::SERIAL, b"one");
+            assert_eq!(reason(&site, disk.path()), RUNS);
+            assert_eq!((site.offsets().len(), std::fs::read(&content).unwrap()), (1, b"one".to_vec()));
+        }
+    }
+}

@@ -127,12 +127,10 @@ impl Refusal for Kept {
     }
 }
 
-/// Loads what it takes to mount our partition, if there is any disk. It may be called again when disks may have come.
-pub fn load_modules(system: &dyn System, modules: &mut Modules) {
-    if !system.disks().is_empty() {
-        for module in MODULES {
-            modules.load(module);
-        }
+/// Loads what it takes to mount our partition, also before there is a disk: one on USB comes late.
+pub fn load_modules(modules: &mut Modules) {
+    for module in MODULES {
+        modules.load(module);
     }
 }
 
@@ -251,7 +249,7 @@ fn make_one(system: &dyn System, disks: Vec<Block>, root: &config::Root) -> Resu
         Choice::Erase(disk) => (disk, false),
     };
     if media::is_in_use(&disk) {
-        return Err(Kept::NoneFree(format!("{} is a medium of this boot", disk.name)));
+        return Err(Kept::NoneFree(format!("{}: it is a medium of this boot", disk.name)));
     }
     if !is_free {
         log::warn!(target: "disk", "erasing disk={} why=\"the config names it, with erase\"", disk.name);
@@ -564,8 +562,7 @@ mod tests {
         for place in [0, 511, 15 * MIB, 185 * MIB, 200 * MIB - 1] {
             let machine = Machine::new(&[("vda", 200)]);
             machine.write("vda", place, b"x");
-            let expected =
-                format!("no disk is free: vda has data of a kind that is not known, at byte {place}");
+            let expected = format!("no disk is free: vda: data of a kind that is not known, at byte {place}");
             assert_eq!(machine.refused(None), expected);
         }
         // One that is small is read whole.
@@ -581,9 +578,7 @@ mod tests {
         for at in 32..380 {
             machine.write("vda", at * MIB, &vec![7; MIB as usize]);
         }
-        assert!(
-            machine.refused(None).starts_with("no disk is free: vda has data of a kind that is not known")
-        );
+        assert!(machine.refused(None).starts_with("no disk is free: vda: data of a kind that is not known"));
     }
 
     #[test]
@@ -593,21 +588,21 @@ mod tests {
             run("sh", &["-c", &command.replace("FILE", &machine.path("vda"))]);
             machine.refused(None)
         };
-        assert_eq!(told("mkfs.ext4 -q FILE"), "no disk is free: vda has ext4");
+        assert_eq!(told("mkfs.ext4 -q FILE"), "no disk is free: vda: ext4");
         assert_eq!(
             told("sgdisk -n 1:2048:+30M -n 2:0:+30M FILE && mkfs.ext4 -q -E offset=1048576 FILE 30M"),
-            "no disk is free: vda has GPT with 2 partitions: ext4, nothing known"
+            "no disk is free: vda: GPT with 2 partitions: ext4, nothing known"
         );
         assert_eq!(
             told(
                 "printf '2048,16384,83\\n' | sfdisk -q -X dos FILE && mkfs.ext2 -q -E offset=1048576 FILE 8M"
             ),
-            "no disk is free: vda has MBR with 1 partition: ext2"
+            "no disk is free: vda: MBR with 1 partition: ext2"
         );
-        assert_eq!(told("sgdisk -o FILE"), "no disk is free: vda has GPT with 0 partitions");
+        assert_eq!(told("sgdisk -o FILE"), "no disk is free: vda: GPT with 0 partitions");
         assert_eq!(
             told("sgdisk -o FILE && printf x | dd of=FILE bs=1 seek=540 conv=notrunc status=none"),
-            "no disk is free: vda has damaged GPT with 1 partition: nothing known"
+            "no disk is free: vda: damaged GPT with 1 partition: nothing known"
         );
     }
 
@@ -653,10 +648,10 @@ mod tests {
         let machine = Machine::new(&[("vda", 200)]);
         // Shorter than the kernel says.
         machine.change("vda", |disk| disk.size = 201 * MIB);
-        assert!(machine.refused(None).starts_with("no disk is free: vda has it cannot be read: "));
+        assert!(machine.refused(None).starts_with("no disk is free: vda: it cannot be read: "));
         let machine = Machine::new(&[("vda", 200)]);
         machine.change("vda", |disk| disk.is_read_only = true);
-        assert_eq!(machine.refused(None), "no disk is free: vda has it is read-only");
+        assert_eq!(machine.refused(None), "no disk is free: vda: it is read-only");
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub fn free(all: Vec<Surveyed>, wanted: Option<&Wanted>) -> Result<Choice, Kept>
     }
     let may_erase = wanted.is_some_and(|wanted| wanted.erase);
     let why = |surveyed: &Surveyed| match &surveyed.content {
-        Content::Kept(why) => Some(format!("{} has {why}", surveyed.disk.name)),
+        Content::Kept(why) => Some(format!("{}: {why}", surveyed.disk.name)),
         Content::Free | Content::Ours => None,
     };
     let kept: Vec<String> = all.iter().filter_map(why).collect();
@@ -195,7 +195,7 @@ mod tests {
         let serial = |erase| wanted(DiskSelector::Serial("S-vda".to_owned()), erase);
         assert_eq!(chosen(all(), &serial(true)), "erase vda");
         let error = free(all(), serial(false).as_ref()).unwrap_err();
-        assert_eq!(error.to_string(), "no disk is free: vda has ext4");
+        assert_eq!(error.to_string(), "no disk is free: vda: ext4");
         for selector in [DiskSelector::Auto, DiskSelector::Largest, DiskSelector::Size { least: 0, most: 9 }]
         {
             assert!(matches!(free(all(), wanted(selector, true).as_ref()), Err(Kept::NoneFree(_))));

@@ -28,7 +28,7 @@ const ATTACKS: [&str; 8] = [
     "One of two keys leaked",
     "Debug left on",
 ];
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -36,6 +36,7 @@ const DOCUMENTS: [&str; 10] = [
     ERRORS,
     OPERATING,
     INIT,
+    "docs/bundles.md",
     "docs/zinit.md",
     NETWORK,
     TROUBLESHOOTING,
@@ -60,6 +61,9 @@ fn sources() -> BTreeMap<String, String> {
             let path = folder.join(entry.unwrap().file_name());
             if root().join(&path).is_dir() {
                 folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "rs") {
                 continue;
             }
             let whole = text(path.to_str().unwrap());
