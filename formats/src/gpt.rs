@@ -165,7 +165,7 @@ impl Header {
     fn fits(&self, number: u64) -> bool {
         let (own, other, first, last) = (self.u64(24), self.u64(32), self.u64(40), self.u64(48));
         let (count, size, end) = (self.count(), self.entry_size(), self.geometry.last());
-        let is_sane = size >= ENTRY && size <= MAX_ENTRY && size.is_power_of_two();
+        let is_sane = (ENTRY..=MAX_ENTRY).contains(&size) && size.is_power_of_two();
         let is_small = count > 0 && count <= MAX_ENTRIES && count.saturating_mul(size) <= MAX_BYTES;
         // A disk that has grown has its second header in its midst.
         let is_inside = own == number && other <= end && other != own && first <= last && last <= end;
