@@ -11,6 +11,7 @@ mod make;
 mod select;
 mod table;
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread;
@@ -38,6 +39,10 @@ const ANY: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(250);
 /// Modules that no device asks for; ext4 asks for its checksum by a way that needs modprobe(8).
 const MODULES: [&str; 3] = ["crc32c_generic", "ext4", "overlay"];
+/// Where the kernel shows devices on USB, its own hubs among them.
+const USB: &str = "/sys/bus/usb/devices";
+/// What takes disks there.
+const USB_MODULES: [&str; 3] = ["sd_mod", "usb_storage", "uas"];
 
 /// Our partition, mounted at [`MOUNT`].
 #[derive(Debug)]
@@ -127,9 +132,12 @@ impl Refusal for Kept {
     }
 }
 
-/// Loads what it takes to mount our partition, also before there is a disk: one on USB comes late.
+/// Loads what it takes to mount our partition, also before there is a disk: one on USB comes late, when nobody looks for new
+/// hardware any more.
 pub fn load_modules(modules: &mut Modules) {
-    for module in MODULES {
+    let has_usb = fs::read_dir(USB).is_ok_and(|mut devices| devices.next().is_some());
+    let usb: &[&str] = if has_usb { &USB_MODULES } else { &[] };
+    for module in MODULES.iter().chain(usb) {
         modules.load(module);
     }
 }
@@ -319,7 +327,6 @@ mod tests {
     use super::*;
     use crate::fail::Chain;
     use crate::sys::fake::Recorder;
-    use std::fs;
     use std::os::unix::fs::FileExt as _;
     use std::process::Command;
     use zstrap_formats::config::{Config, DiskSelector};
