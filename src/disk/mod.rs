@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use zstrap_formats::config;
 
-use crate::fail::{Code, Refusal};
+use crate::fail::{Chain, Code, Refusal};
 use crate::modules::Modules;
 use crate::sys::{Mount, NO_EXEC, System};
 use crate::{media, watchdog};
@@ -111,6 +111,13 @@ pub enum Kept {
 impl Kept {
     fn io(what: &'static str, name: &str, source: io::Error) -> Self {
         Self::Io { what, name: name.to_owned(), source }
+    }
+
+    /// All that people need in one line, as no failed boot will tell them.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let code = self.code();
+        format!("{}: {}; try: {}", code.as_str(), Chain(self), code.advice())
     }
 }
 
@@ -317,7 +324,6 @@ fn mount_as(system: &dyn System, own: &Own) -> io::Result<bool> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::fail::Chain;
     use crate::sys::fake::Recorder;
     use std::fs;
     use std::os::unix::fs::FileExt as _;
@@ -636,7 +642,47 @@ mod tests {
         let told = machine.refused(serial("sda", true));
         assert_eq!(
             told,
-            "making a partition on sda: it bears an image of zstrap: boot media are never erased"
+            "making a partition on sda: it bears an image of zstrap: boot media are never changed"
+        );
+    }
+
+    /// A slot far behind on a disk stands in a partition that holds the image, such as an ESP.
+    #[test]
+    fn boot_media_with_their_image_in_a_late_partition_are_never_erased() {
+        for table in ["sgdisk -n 1:600M:+50M FILE", "echo '1228800,102400,ef' | sfdisk -q -X dos FILE"] {
+            let machine = Machine::new(&[("sda", 700)]);
+            run("sh", &["-c", &table.replace("FILE", &machine.path("sda"))]);
+            machine.write("sda", 610 * MIB + 512, b"ZSTRSLOT\x01\0\0\0");
+            let told = told(machine.prepare(100, serial("sda", true)).unwrap_err());
+            assert!(told.ends_with("boot media are never changed"), "{told}");
+        }
+    }
+
+    #[test]
+    fn boot_media_with_a_partition_of_ours_are_not_changed() {
+        let machine = Machine::new(&[("sda", 300)]);
+        machine.prepare(100, None).unwrap();
+        // A content of a bundle is no medium.
+        machine.write("sda", 60 * MIB, b"ZSTRSLOT");
+        assert_eq!(machine.prepare(120, None).unwrap().size(), 120 * MIB);
+        machine.write("sda", 290 * MIB, b"ZSTRSLOT");
+        machine.write("sda", MIB, &[0; 4096]);
+        let before = machine.bytes("sda");
+        assert_eq!(machine.prepare(150, serial("sda", true)).unwrap().size(), 120 * MIB);
+        machine.system.mount_errors.lock().unwrap().push(io::Error::from(Errno::UCLEAN));
+        let told = told(machine.prepare(120, None).unwrap_err());
+        assert!(told.starts_with("making a file system in sda1: it bears an image"), "{told}");
+        assert!(before == machine.bytes("sda"));
+    }
+
+    #[test]
+    fn what_is_kept_is_told_with_its_code_and_what_to_do() {
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.change("vda", |disk| disk.is_read_only = true);
+        let told = machine.prepare(100, None).unwrap_err().told();
+        assert!(
+            told.starts_with("ZS-DSK-01: no disk is free: vda: it is read-only; try: name the disk "),
+            "{told}"
         );
     }
 
