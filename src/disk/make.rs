@@ -15,7 +15,7 @@ use super::Kept;
 use super::block::Block;
 use super::ext4;
 use super::free::{EDGE, first_not_zero, is_boot_medium};
-use super::table::{DISK, Own, find, open_alone, own, read, write};
+use super::table::{DISK, Own, find, in_the_way, open_alone, own, read, write};
 use crate::sys::System;
 use crate::{media, watchdog};
 
@@ -160,6 +160,9 @@ fn grow_partition(system: &dyn System, own: &mut Own, size: u64, may_erase: bool
     if !is_larger && !own.found.is_cut {
         return Ok(());
     }
+    if !own.found.is_plain {
+        return Err("its table stands where only other tools put it".to_owned());
+    }
     let file = OpenOptions::new().read(true).write(true).open(&own.disk.device).map_err(text)?;
     spare_boot_media(&file, &own.disk).map_err(text)?;
     let last = if is_larger { end / sector - 1 } else { own.partition.last };
@@ -172,6 +175,9 @@ fn grow_partition(system: &dyn System, own: &mut Own, size: u64, may_erase: bool
         }
     }
     let pieces = table.pieces().map_err(|error| error.to_string())?;
+    if let Some(at) = in_the_way(&file, &own.disk, &pieces).map_err(text)? {
+        return Err(format!("something stands where its table is to be, at byte {at} of the disk"));
+    }
     write(&file, &pieces).map_err(text)?;
     let found = find(&file, &own.disk).map_err(text)?.ok_or("its new table is not there")?;
     let number = own.partition.number;
