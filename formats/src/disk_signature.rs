@@ -271,7 +271,7 @@ mod tests {
             block[16] = 7;
             block
         };
-        for (at, name) in [(0, "1.1"), (4096, "1.2"), ((size / 512 - 16 & !7) * 512, "1.0")] {
+        for (at, name) in [(0, "1.1"), (4096, "1.2"), (((size / 512 - 16) & !7) * 512, "1.0")] {
             let (type_, names) = with(&[(at, &md(1, at))]);
             assert_eq!(
                 (type_.as_str(), names),

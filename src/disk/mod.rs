@@ -152,12 +152,12 @@ pub fn find(system: &dyn System) -> Option<Disk> {
         return None;
     }
     let own = ours.pop()?;
-    match mount(system, own) {
+    match mount(system, &own) {
         Ok(disk) => {
             log::info!(target: "disk", "found name={} size={}MiB", disk.name(), disk.size() >> 20);
             Some(disk)
         }
-        Err((own, error)) => {
+        Err(error) => {
             log::warn!(target: "disk", "not mounted name={} error={error}", own.name());
             None
         }
@@ -209,16 +209,16 @@ fn take(system: &dyn System, own: Own, found: Option<Disk>) -> Result<Disk, Kept
         return Ok(found);
     }
     system.unmount(MOUNT);
-    let (own, error) = match mount(system, own) {
+    let error = match mount(system, &own) {
         Ok(disk) => return Ok(disk),
-        Err(failed) => failed,
+        Err(error) => error,
     };
     if !is_damage(&error) || own.disk.is_read_only {
         return Err(not_mounted(&own, error));
     }
     make::file_system(&own)?;
     log::warn!(target: "disk", "made anew name={} why=\"mounting it: {error}\"", own.name());
-    mount_new(system, own)
+    mount_new(system, &own)
 }
 
 /// That there is no file system of ext4, or one whose checksums are wrong. An error of the disk is none: it may be back, and
@@ -235,8 +235,8 @@ fn not_mounted(own: &Own, error: io::Error) -> Kept {
 }
 
 /// Mounts what was just made.
-fn mount_new(system: &dyn System, own: Own) -> Result<Disk, Kept> {
-    let disk = mount(system, own).map_err(|(own, error)| not_mounted(&own, error))?;
+fn mount_new(system: &dyn System, own: &Own) -> Result<Disk, Kept> {
+    let disk = mount(system, own).map_err(|error| not_mounted(own, error))?;
     // For people who look for it by that; the node does not.
     if let Err(error) = system.name_ext4(MOUNT, make::uuid(&disk.own)) {
         log::debug!(target: "disk", "no UUID of its own name={} error={error}", disk.name());
@@ -263,7 +263,7 @@ fn make_one(system: &dyn System, disks: Vec<Block>, root: &config::Root) -> Resu
         log::warn!(target: "disk", "erasing disk={} why=\"the config names it, with erase\"", disk.name);
     }
     let own = make::partition(&disk, root.size, is_free)?;
-    let made = mount_new(system, own)?;
+    let made = mount_new(system, &own)?;
     let after = started.elapsed().as_secs_f64();
     log::info!(target: "disk", "made name={} disk={} size={}MiB after={after:.3}s", made.name(), disk.name, made.size() >> 20);
     Ok(made)
@@ -290,11 +290,9 @@ fn ours_of(disk: &Block) -> Vec<Own> {
     })
 }
 
-fn mount(system: &dyn System, own: Own) -> Result<Disk, (Own, io::Error)> {
-    match mount_as(system, &own) {
-        Ok(is_read_only) => Ok(Disk { own, is_read_only }),
-        Err(error) => Err((own, error)),
-    }
+fn mount(system: &dyn System, own: &Own) -> io::Result<Disk> {
+    let is_read_only = mount_as(system, own)?;
+    Ok(Disk { own: own.clone(), is_read_only })
 }
 
 /// Whether it is mounted read-only.
