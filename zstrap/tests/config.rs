@@ -139,7 +139,9 @@ fn signatures_by_hash_of_keys_that_no_longer_sign_go() {
         done(work.zstrap(&["key", "new", "--out", "keys", "--name", name, "--no-password"]));
     }
     add_by(&work, &["admin", "second"]);
-    let (_, names) = add_by(&work, &["admin", "third"]);
+    let (said, names) = add_by(&work, &["admin", "third"]);
+    let gone = key_id(&work, "second");
+    assert!(said.contains(&format!("config farm by its hash loses the signature of key {gone}: ")), "{said}");
     let hash = done(work.command("sha256sum", &["farm.json"])).split(' ').next().unwrap().to_owned();
     let mut expected = vec![format!("{hash}.json"), format!("{hash}.json.minisig")];
     expected.extend(["admin", "third"].map(|key| format!("{hash}.json.{}.minisig", key_id(&work, key))));
