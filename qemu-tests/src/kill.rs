@@ -202,6 +202,11 @@ impl Victim {
         Ok(Self { scene, course, dump, lists })
     }
 
+    /// Whether there was one to boot before the kill.
+    pub fn had_a_version(&self) -> bool {
+        self.lists.len() > 1
+    }
+
     /// How many gaps there are for a [`Point`] to lie in.
     pub fn gaps(&self) -> usize {
         self.course.gaps.len()
@@ -229,7 +234,7 @@ impl Victim {
             self.scene.server.pause();
             let booted = self.course.recovers_alone(&self.scene, killed, &self.dump, &lists)?;
             self.scene.server.resume()?;
-            ensure!(booted || lists.len() == 1, "{killed}: nothing to boot from without a server");
+            ensure!(booted || !self.had_a_version(), "{killed}: nothing to boot from without a server");
         }
         self.course.recovers(&self.scene, killed, &self.dump, &lists[lists.len() - 1..]).map(drop)
     }
