@@ -177,7 +177,7 @@ fn newest(source: &dyn Source, identity: &Identity, terms: Terms<'_>) -> Result<
     let request = request(identity, site::config(name, serial), terms);
     let bytes = request.bytes_unverified(source)?;
     let signed = request.verify(source, identity, bytes)?;
-    signed::check_serial(&signed, serial)?;
+    signed::check_serial(&signed.comment, serial)?;
     terms.check_newest(&site::config_folder(name), &signed)?;
     Ok(signed)
 }

@@ -106,6 +106,12 @@ impl Root {
         self.disk.as_ref().map_or(total, |disk| disk.missing_bytes)
     }
 
+    /// Whether contents come to the disk that were not there.
+    #[must_use]
+    pub fn has_new_contents(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| !disk.missing.is_empty())
+    }
+
     /// Whether its files are on a disk.
     #[must_use]
     pub fn is_on_disk(&self) -> bool {
@@ -245,7 +251,7 @@ fn layers(system: &dyn System, list: &List) -> io::Result<Box<dyn RootDir>> {
     system.open_root(&format!("{LAYERS}/list"))
 }
 
-/// That what is missing will fit. What no version needs goes first, if that helps.
+/// That what is missing will fit. What no version needs goes first, if that helps; nothing goes if it does not.
 fn check_room(
     cache: &Cache,
     config: &NodeConfig,
@@ -263,8 +269,10 @@ fn check_room(
     let need = Room::for_files(verified.missing.iter().map(|(_, size)| *size).chain([record]));
     let room = || cache.store().room().map_err(|error| format!("reading the size of the disk: {error}"));
     let mut has = room()?;
-    if !has.holds(need) {
-        cache.collect(config.bundle(), list, 1);
+    let needed = cache.needed(config.bundle(), list, 1, cache.last().as_ref());
+    let others = || cache.store().room_of_others(&|name| needed.contains(name)).unwrap_or_default();
+    if !has.holds(need) && has.and(others()).holds(need) {
+        cache.collect(&needed);
         has = room()?;
     }
     if has.holds(need) {

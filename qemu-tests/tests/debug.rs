@@ -196,7 +196,10 @@ fn gives_a_shell_to_whom_the_config_names_and_to_nobody_else() -> Result<()> {
     // It was the filter that kept them out: without it, the kernel answers through the overlay what came over the LAN.
     node.shell(ADMIN, "nft flush chain inet zstrap overlay")?;
     node.route_over_lan()?;
-    ensure!(node.connect(ADMIN, NODE)?.is_ok(), "the packets of these tests do not reach the node over the LAN");
+    ensure!(
+        node.connect(ADMIN, NODE)?.is_ok(),
+        "the packets of these tests do not reach the node over the LAN"
+    );
     Ok(())
 }
 
