@@ -20,6 +20,7 @@ MUSL_arm64 := aarch64-unknown-linux-musl
 ARCH ?= amd64
 KEEP ?=
 N ?= 40
+KILLS ?=
 SEED ?=
 FIRST ?= 0
 SITE ?=
@@ -111,16 +112,16 @@ qemu-amd64:
 # What of the tests runs on arm64 too: these groups of the core set, or all but what the machine there does not have: the
 # text memory of VGA, a second serial port, a boot without console (the device tree names one), the registers of amd64.
 NOT_ON_ARM64 := --skip screens:: --skip boots_without_any_console --skip panic_of_the_init
-ARM64_TESTS := $(if $(ALL),--include-ignored $(NOT_ON_ARM64),boots:: refuses:: network:: recovers::)
+ARM64_TESTS := $(if $(ALL),--include-ignored $(NOT_ON_ARM64),boots:: refuses:: network:: recovers:: cache::a_warm cache::the_running)
 qemu-arm64:
 	ZSTRAP_TEST_ARCH=arm64 cargo test -p zstrap-qemu-tests --test machines -- --test-threads=3 $(ARM64_TESTS)
 
 .PHONY: soak
-soak: build ## N=40 boots with randomly drawn faults; SEED and FIRST repeat some of them
-	cargo run -p zstrap-qemu-tests --bin soak -- --boots $(N) --first $(FIRST) $(if $(SEED),--seed $(SEED))
+soak: build ## N=40 boots with randomly drawn faults, or KILLS=50 nodes killed at random points; SEED and FIRST repeat some
+	cargo run -p zstrap-qemu-tests --bin soak -- $(if $(KILLS),--kills $(KILLS),--boots $(N)) --first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: build ## Figures: boot against a busybox script, sizes, publish against sha256sum and md5sum
+bench: build ## Figures: boot against a busybox script, from a disk, sizes, publish against sha256sum and md5sum
 	cargo run -p zstrap-qemu-tests --release --bin bench
 
 .PHONY: screenshots

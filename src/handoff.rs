@@ -54,7 +54,7 @@ const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "sys", "run", "tmp"];
 
 /// What alone outlives a boot, where there is a disk; nothing that starts services or loads code reads it.
-const STATE: &str = "/var/lib/zstrap-state";
+pub const STATE: &str = "/var/lib/zstrap-state";
 /// What is made of the way there, if the list does not bring it, and who may go it.
 const STATE_FOLDERS: [(&str, u16); 3] = [("var", 0o755), ("var/lib", 0o755), ("var/lib/zstrap-state", 0o700)];
 /// The same where there is none.

@@ -19,16 +19,15 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use zstrap_formats::config::{Config, PeerAddress};
 use zstrap_formats::list::List;
 
+use crate::handoff::STATE;
 use crate::root::NEW_ROOT;
 use crate::services::{self, Dialect, Service, Written};
-use crate::sys::{Meta, RootDir, System};
+use crate::sys::{RootDir, System};
 use crate::watchdog;
 
 /// Where the program of the bundle is looked for, in this order; `PATH` of the handoff without our own folder.
 pub const FOLDERS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-/// What the node keeps from boot to boot, if it has a disk.
-const STATE: &str = "var/lib/zstrap-state";
 /// Below [`STATE`].
 const FOLDER: &str = "mycelium";
 const KEY: &str = "key";
@@ -97,7 +96,7 @@ fn port(address: &PeerAddress) -> &str {
 impl Overlay {
     /// Makes the key and writes the service. To be called when the state directory is mounted in the new root.
     pub fn leave(&self, system: &dyn System, root: &dyn RootDir) {
-        let key = match kept_key(root) {
+        let key = match kept_key() {
             Ok(key) => key,
             Err(why) => match other_key(system) {
                 Ok(()) => {
@@ -133,18 +132,13 @@ impl Overlay {
 }
 
 /// The key of the state directory, by its path for programs.
-fn kept_key(root: &dyn RootDir) -> io::Result<String> {
-    for path in ["var", "var/lib", STATE] {
-        if !root.is_dir(path.as_bytes()) {
-            root.make_dir(path.as_bytes(), Meta { mode: 0o755, uid: 0, gid: 0 })?;
-        }
-    }
+fn kept_key() -> io::Result<String> {
     let new_root =
         rustix::fs::open(NEW_ROOT, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let state = rustix::fs::openat2(new_root, STATE, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
     let made = key_in(&state)?;
-    let path = format!("/{STATE}/{FOLDER}/{KEY}");
+    let path = format!("{STATE}/{FOLDER}/{KEY}");
     let verb = if made { "made" } else { "kept" };
     if u64::try_from(rustix::fs::fstatfs(&state)?.f_type) == Ok(TMPFS) {
         log::info!(target: "mycelium", "key {verb} path={path} lasts=no: new at each boot, as the state is in RAM");
@@ -176,7 +170,7 @@ fn key_in(state: &OwnedFd) -> io::Result<bool> {
 }
 
 fn named(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("/{STATE}/{FOLDER}/{KEY}: {error}"))
+    io::Error::new(error.kind(), format!("{STATE}/{FOLDER}/{KEY}: {error}"))
 }
 
 fn check_key(file: OwnedFd) -> io::Result<()> {
@@ -236,6 +230,7 @@ fn random() -> io::Result<[u8; KEY_BYTES]> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::sys::Meta;
     use crate::sys::fake::{self, Recorder};
     use std::fs;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};

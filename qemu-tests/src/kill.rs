@@ -1,7 +1,6 @@
 //! Pulling the plug of a machine at a chosen moment, and looking at what it left on its disk.
 //!
-//! In: a scene, a disk as it is before a boot, the lines that this boot is measured by. Out: disks of machines that were
-//! killed between these lines, and the judgement of the next boot: it comes up, its root is the list, the file system is
+//! In: a [`Victim`], points between the lines of its boot. Out: the judgement of the boot that follows each kill: it comes up, its root is the list, the file system is
 //! whole, and no byte outside of our partition is other than it would be without the kill. Failure: an error that says at
 //! which point the machine was killed, with the console of the boot that went wrong.
 
@@ -15,18 +14,18 @@ use zstrap_formats::digest::Sha256;
 
 use crate::boot::{BOUND, expect_payload};
 use crate::chance::Chance;
-use crate::disk::Disk;
+use crate::disk::{Disk, SIZE};
 use crate::dump;
 use crate::dump::Dump;
 use crate::site::{IMPATIENT, Scene, Tree, noise};
 use crate::vm::{Reason, Vm};
 
 /// Lines of a boot that makes our partition and fills it, in any order; those that come are what points lie between.
-pub const FIRST: &[&str] =
+const FIRST: &[&str] =
     &["] list: ok ", "] disk: made ", "] root: ready ", "] fetch: done ", "] cache: kept ", "] handoff: "];
 
 /// Lines of a boot that finds our partition with an older version.
-pub const UPDATE: &[&str] = &[
+const UPDATE: &[&str] = &[
     "] disk: found ",
     "] config: ok ",
     "] list: ok ",
@@ -59,7 +58,7 @@ struct Gap {
 }
 
 /// A boot that is killed again and again, always from the same disk.
-pub struct Course {
+struct Course {
     base: Disk,
     gaps: Vec<Gap>,
     /// What stands outside of our partition after the boot that nobody disturbed.
@@ -70,7 +69,7 @@ pub struct Course {
 
 impl Course {
     /// Boots once from a copy of this disk, to see how long each part takes and what the disk is like then.
-    pub fn of(scene: &Scene, base: Disk, lines: &[&'static str]) -> Result<Self> {
+    fn of(scene: &Scene, base: Disk, lines: &[&'static str]) -> Result<Self> {
         let done = base.copy(&format!("{}-done", name_of(&base)))?;
         let vm = expect_payload(scene.machine()?.disk(&done), BOUND)?;
         on_disk(&vm)?;
@@ -80,18 +79,8 @@ impl Course {
         Ok(Self { base, gaps: gaps(&vm, lines)?, outside, done })
     }
 
-    /// How many gaps it has for a [`Point`] to lie in.
-    pub fn gaps(&self) -> usize {
-        self.gaps.len()
-    }
-
-    /// The disk after the boot that nobody disturbed.
-    pub fn done(&self) -> &Disk {
-        &self.done
-    }
-
     /// A disk whose machine was killed at this point.
-    pub fn killed(&self, scene: &Scene, point: Point, name: &str) -> Result<Killed> {
+    fn killed(&self, scene: &Scene, point: Point, name: &str) -> Result<Killed> {
         let gap = self.gaps.get(point.after).context("a point lies in a gap of its course")?;
         let disk = self.base.copy(name)?;
         let mut vm = scene.machine()?.disk(&disk).start()?;
@@ -103,7 +92,7 @@ impl Course {
     }
 
     /// Boots that disk again and judges: the root must be one of these lists.
-    pub fn recovers(&self, scene: &Scene, killed: &Killed, dump: &Dump, lists: &[&Path]) -> Result<Vm> {
+    fn recovers(&self, scene: &Scene, killed: &Killed, dump: &Dump, lists: &[&Path]) -> Result<Vm> {
         let judge = || -> Result<Vm> {
             let vm = expect_payload(dump.by(scene.machine()?.disk(&killed.disk)), BOUND)?;
             on_disk(&vm)?;
@@ -119,13 +108,7 @@ impl Course {
 
     /// The same while no server answers. A disk on which no version was complete has nothing to boot from: then the machine
     /// says so, runs nothing and reboots. Returns whether it booted.
-    pub fn recovers_alone(
-        &self,
-        scene: &Scene,
-        killed: &Killed,
-        dump: &Dump,
-        lists: &[&Path],
-    ) -> Result<bool> {
+    fn recovers_alone(&self, scene: &Scene, killed: &Killed, dump: &Dump, lists: &[&Path]) -> Result<bool> {
         let judge = || -> Result<bool> {
             let machine = scene.machine()?.append(IMPATIENT).disk(&killed.disk);
             let mut vm = dump.by(machine).start()?;
@@ -143,19 +126,11 @@ impl Course {
 }
 
 /// What a kill has left.
-pub struct Killed {
-    /// The disk.
-    pub disk: Disk,
+struct Killed {
+    disk: Disk,
     line: &'static str,
     share: f64,
     last: String,
-}
-
-impl Killed {
-    /// Deletes the disk: tests in RAM have no room for many.
-    pub fn discard(self) -> Result<()> {
-        std::fs::remove_file(self.disk.path()).context("deleting the disk of a killed machine")
-    }
 }
 
 impl fmt::Display for Killed {
@@ -193,6 +168,59 @@ fn gaps(vm: &Vm, lines: &[&'static str]) -> Result<Vec<Gap>> {
 
 fn name_of(disk: &Disk) -> String {
     disk.path().file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A node that is killed again and again: its site, the disk it begins with, and what it may run afterwards.
+pub struct Victim {
+    scene: Scene,
+    course: Course,
+    dump: Dump,
+    /// What it may run: the version of the disk, if it has one, then that of the server.
+    lists: Vec<PathBuf>,
+}
+
+impl Victim {
+    /// One that begins with an empty disk.
+    pub fn of_first_boots(name: &str) -> Result<Self> {
+        let mut scene = Scene::new(name)?;
+        let versions = Versions::publish(&mut scene, &json!({ "size": "700MiB" }))?;
+        let course = Course::of(&scene, scene.disk("disk", SIZE)?, FIRST)?;
+        let dump = Dump::new(&scene, "dump")?;
+        Ok(Self { scene, course, dump, lists: vec![versions.first] })
+    }
+
+    /// One that begins with a version on its disk, while the server has another.
+    pub fn of_updates(name: &str) -> Result<Self> {
+        let mut scene = Scene::new(name)?;
+        let versions = Versions::publish(&mut scene, &json!({ "size": "700MiB" }))?;
+        let first = Course::of(&scene, scene.disk("disk", SIZE)?, FIRST)?;
+        let lists = vec![versions.first.clone(), versions.update(&scene)?];
+        let course = Course::of(&scene, first.done, UPDATE)?;
+        let dump = Dump::new(&scene, "dump")?;
+        Ok(Self { scene, course, dump, lists })
+    }
+
+    /// How many gaps there are for a [`Point`] to lie in.
+    pub fn gaps(&self) -> usize {
+        self.course.gaps.len()
+    }
+
+    /// Kills a boot at this point and judges the next one. If asked to, it looks at a boot without a server first: where the
+    /// disk had a version before the kill, there is one to boot.
+    pub fn survives(&mut self, point: Point, name: &str, also_alone: bool) -> Result<String> {
+        let killed = self.course.killed(&self.scene, point, name)?;
+        let lists: Vec<&Path> = self.lists.iter().map(PathBuf::as_path).collect();
+        if also_alone {
+            self.scene.server.pause();
+            let booted = self.course.recovers_alone(&self.scene, &killed, &self.dump, &lists)?;
+            self.scene.server.resume()?;
+            ensure!(booted || lists.len() == 1, "{killed}: nothing to boot from without a server");
+        }
+        self.course.recovers(&self.scene, &killed, &self.dump, &lists[lists.len() - 1..])?;
+        // Tests in RAM have no room for many disks.
+        std::fs::remove_file(killed.disk.path()).context("deleting the disk of a killed machine")?;
+        Ok(killed.to_string())
+    }
 }
 
 /// A bundle of twenty files and 6 MB, and its next version: some files have other bytes, one is gone, one is new, one has

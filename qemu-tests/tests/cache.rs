@@ -212,6 +212,7 @@ fn without_a_server_the_last_good_list_boots_while_it_has_not_expired() -> Resul
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn with_offline_grace_a_list_boots_for_so_long_after_it_has_expired() -> Result<()> {
     let mut world = World::new("cache-grace", &json!({ "size": "128MiB", "offline_grace": "7d" }))?;
     world.boot("read")?;
@@ -227,6 +228,7 @@ fn with_offline_grace_a_list_boots_for_so_long_after_it_has_expired() -> Result<
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn a_server_with_older_files_than_this_node_has_seen_is_refused() -> Result<()> {
     let world = World::new("cache-older", &wants_disk())?;
     let (old_list, old_config) = (world.scene.list(KEPT)?, world.scene.config(KEPT)?);

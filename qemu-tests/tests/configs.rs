@@ -159,6 +159,36 @@ fn mycelium_runs_under_zinit_0_3_with_a_new_key_at_each_boot_in_ram() -> Result<
 }
 
 #[test]
+fn the_key_of_mycelium_stays_on_a_disk_even_if_the_power_fails() -> Result<()> {
+    let (tree, mut fields) = zinit_0_3()?;
+    fields["root"] = json!({ "size": "128MiB" });
+    let scene = scene("configs-mycelium-disk", &tree, fields)?;
+    let disk = scene.disk("state", 256 << 20)?;
+    let first = scene.machine()?.disk(&disk).start()?;
+    let key = started(&first)?;
+    first.assert_line(&format!("] mycelium: key made path={KEY} lasts=yes"))?;
+    // Killed, not switched off.
+    drop(first);
+    let second = scene.machine()?.disk(&disk).start()?;
+    ensure!(started(&second)? == key, second.failed("another key"));
+    second.assert_line(&format!("] mycelium: key kept path={KEY} lasts=yes"))?;
+    drop(second);
+    // Whoever is root on the node may put anything there. It stays for people to look at, and the node has another key.
+    disk.debugfs_write(&disk.ours()?, "rm /state/mycelium/key")?;
+    disk.debugfs_write(&disk.ours()?, "symlink /state/mycelium/key /etc/shadow")?;
+    let third = scene.machine()?.disk(&disk).start()?;
+    third.wait_line("test: tun is there", BOUND)?;
+    third.assert_line("] mycelium: key made path=/run/zstrap/mycelium.key lasts=no why=")?;
+    ensure!(
+        said(&third, "mycelium")? == arguments("/run/zstrap/mycelium.key"),
+        third.failed("other arguments")
+    );
+    let other = said(&third, "key")?;
+    ensure!(other.starts_with("32 600 0 ") && other != key, third.failed("no key of its own"));
+    Ok(())
+}
+
+#[test]
 fn mycelium_runs_under_zinit_0_2_as_process_1() -> Result<()> {
     let tree = Tree::copy_of("zinit2-tree")?;
     tree.file("usr/bin/mycelium", MYCELIUM.as_bytes(), 0o755)?;

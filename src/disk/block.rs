@@ -156,7 +156,8 @@ pub fn plain_wwn(wwn: &str) -> String {
     plain
 }
 
-/// What `path_id` of udev makes of the folder in sysfs; and that folder itself, for all that is not known here.
+/// What `path_id` of udev makes of the folder in sysfs, for virtio, NVMe, SATA, SCSI, USB, SD and eMMC; more than one where
+/// versions of it differ. SAS disks behind expanders have none here: they have serials and WWNs.
 fn paths(folder: &Path, parts: &[String]) -> Vec<String> {
     let mut paths = Vec::new();
     if let Some((base, behind)) = base(parts) {
@@ -186,7 +187,6 @@ fn paths(folder: &Path, parts: &[String]) -> Vec<String> {
             paths.push(base);
         }
     }
-    paths.push(folder.to_string_lossy().into_owned());
     paths
 }
 

@@ -172,17 +172,47 @@ fn names(file: &File, range: Range<u64>) -> io::Result<Vec<&'static str>> {
     Ok(signature::names(&head, &tail, size))
 }
 
-/// Whether the disk bears an image of ours: there is the magic of a slot, and a version.
+/// Whether the disk bears an image of ours: there is the magic of a slot, near the begin of the disk or of one of its
+/// partitions. What our own partition keeps is none.
 ///
 /// # Errors
 /// The disk's.
 pub fn is_boot_medium(file: &File, disk: &Block) -> io::Result<bool> {
-    for begin in (0..disk.size.min(IMAGE)).step_by(MIB as usize) {
-        let bytes = read(file, begin, (disk.size - begin).min(MIB) as usize)?;
-        // Files stand at whole sectors in their file systems.
-        if bytes.chunks(512).any(|sector| sector.starts_with(&slot::MAGIC)) {
-            return Ok(true);
+    let (begins, own) = begins(file, disk)?;
+    let is_own = |at: u64| own.iter().any(|own| own.contains(&at));
+    let mut done = 0;
+    for begin in begins {
+        let end = begin.saturating_add(IMAGE).min(disk.size);
+        for at in (begin.max(done)..end).step_by(MIB as usize) {
+            let length = (end - at).min(MIB);
+            if is_own(at) && is_own(at + length - 1) {
+                continue;
+            }
+            let bytes = read(file, at, length as usize)?;
+            // Files stand at whole sectors in their file systems.
+            let mut sectors = (at..).step_by(512).zip(bytes.chunks(512));
+            if sectors.any(|(at, sector)| sector.starts_with(&slot::MAGIC) && !is_own(at)) {
+                return Ok(true);
+            }
         }
+        done = done.max(end);
     }
     Ok(false)
+}
+
+/// Where the disk and its partitions begin, in order; and the extents of ours.
+fn begins(file: &File, disk: &Block) -> io::Result<(Vec<u64>, Vec<Range<u64>>)> {
+    let sector = u64::from(disk.sector);
+    let (mut begins, mut own) = (vec![0], Vec::new());
+    if let Some(found) = table::find(file, disk)? {
+        let (ours, other): (Vec<_>, Vec<_>) =
+            found.table.partitions().into_iter().partition(|partition| partition.is_ours());
+        begins.extend(other.iter().map(|partition| partition.first * sector));
+        own.extend(ours.iter().map(|partition| partition.first * sector..(partition.last + 1) * sector));
+    } else {
+        let mbr = signature::mbr(&read(file, 0, disk.sector as usize)?).unwrap_or_default();
+        begins.extend(mbr.iter().map(|partition| partition.first * sector));
+    }
+    begins.sort_unstable();
+    Ok((begins, own))
 }

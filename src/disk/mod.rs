@@ -11,6 +11,7 @@ mod make;
 mod select;
 mod table;
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread;
@@ -20,7 +21,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use zstrap_formats::config;
 
-use crate::fail::{Code, Refusal};
+use crate::fail::{Chain, Code, Refusal};
 use crate::modules::Modules;
 use crate::sys::{Mount, NO_EXEC, System};
 use crate::{media, watchdog};
@@ -38,6 +39,10 @@ const ANY: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(250);
 /// Modules that no device asks for; ext4 asks for its checksum by a way that needs modprobe(8).
 const MODULES: [&str; 3] = ["crc32c_generic", "ext4", "overlay"];
+/// Where the kernel shows devices on USB, its own hubs among them.
+const USB: &str = "/sys/bus/usb/devices";
+/// What takes disks there.
+const USB_MODULES: [&str; 3] = ["sd_mod", "usb_storage", "uas"];
 
 /// Our partition, mounted at [`MOUNT`].
 #[derive(Debug)]
@@ -112,6 +117,13 @@ impl Kept {
     fn io(what: &'static str, name: &str, source: io::Error) -> Self {
         Self::Io { what, name: name.to_owned(), source }
     }
+
+    /// All that people need in one line, as no failed boot will tell them.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let code = self.code();
+        format!("{}: {}; try: {}", code.as_str(), Chain(self), code.advice())
+    }
 }
 
 impl Refusal for Kept {
@@ -127,29 +139,34 @@ impl Refusal for Kept {
     }
 }
 
-/// Loads what it takes to mount our partition, also before there is a disk: one on USB comes late.
+/// Loads what it takes to mount our partition, also before there is a disk: one on USB comes late, when nobody looks for new
+/// hardware any more.
 pub fn load_modules(modules: &mut Modules) {
-    for module in MODULES {
+    let has_usb = fs::read_dir(USB).is_ok_and(|mut devices| devices.next().is_some());
+    let usb: &[&str] = if has_usb { &USB_MODULES } else { &[] };
+    for module in MODULES.iter().chain(usb) {
         modules.load(module);
     }
 }
 
 /// Our partition, as an earlier boot has made it; nothing is written but what its journal still has to. None when there
-/// is none, or when there are several, of which only a config can choose.
+/// is none, or when there are several, of which only a config can choose; nor on a disk that can be pulled out: whoever
+/// plugs in a stick is not to have it mounted.
 pub fn find(system: &dyn System) -> Option<Disk> {
-    let mut ours: Vec<Own> = system.disks().iter().flat_map(ours_of).collect();
+    let disks = system.disks();
+    let mut ours: Vec<Own> = disks.iter().filter(|disk| !disk.is_removable).flat_map(ours_of).collect();
     if ours.len() > 1 {
         let names: Vec<String> = ours.iter().map(Own::name).collect();
         log::warn!(target: "disk", "none why=several names={}: root.disk of the config can choose", names.join(","));
         return None;
     }
     let own = ours.pop()?;
-    match mount(system, own) {
+    match mount(system, &own) {
         Ok(disk) => {
             log::info!(target: "disk", "found name={} size={}MiB", disk.name(), disk.size() >> 20);
             Some(disk)
         }
-        Err((own, error)) => {
+        Err(error) => {
             log::warn!(target: "disk", "not mounted name={} error={error}", own.name());
             None
         }
@@ -201,22 +218,27 @@ fn take(system: &dyn System, own: Own, found: Option<Disk>) -> Result<Disk, Kept
         return Ok(found);
     }
     system.unmount(MOUNT);
-    let (own, error) = match mount(system, own) {
+    let error = match mount(system, &own) {
         Ok(disk) => return Ok(disk),
-        Err(failed) => failed,
+        Err(error) => error,
     };
-    if !is_damage(&error) || own.disk.is_read_only {
+    if !is_damage(&error, &own) || own.disk.is_read_only {
         return Err(not_mounted(&own, error));
     }
     make::file_system(&own)?;
     log::warn!(target: "disk", "made anew name={} why=\"mounting it: {error}\"", own.name());
-    mount_new(system, own)
+    mount_new(system, &own)
 }
 
 /// That there is no file system of ext4, or one whose checksums are wrong. An error of the disk is none: it may be back, and
-/// a kernel without ext4 does not even look.
-fn is_damage(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::UCLEAN | Errno::BADMSG))
+/// a kernel without ext4 does not even look. Another kernel may mount what this one calls invalid.
+fn is_damage(error: &io::Error, own: &Own) -> bool {
+    let is_whole = || own.disk.open().and_then(|file| ext4::is_whole(&file, own.extent().0));
+    match Errno::from_io_error(error) {
+        Some(Errno::UCLEAN | Errno::BADMSG) => true,
+        Some(Errno::INVAL) => !is_whole().unwrap_or(true),
+        _ => false,
+    }
 }
 
 fn not_mounted(own: &Own, error: io::Error) -> Kept {
@@ -227,8 +249,8 @@ fn not_mounted(own: &Own, error: io::Error) -> Kept {
 }
 
 /// Mounts what was just made.
-fn mount_new(system: &dyn System, own: Own) -> Result<Disk, Kept> {
-    let disk = mount(system, own).map_err(|(own, error)| not_mounted(&own, error))?;
+fn mount_new(system: &dyn System, own: &Own) -> Result<Disk, Kept> {
+    let disk = mount(system, own).map_err(|error| not_mounted(own, error))?;
     // For people who look for it by that; the node does not.
     if let Err(error) = system.name_ext4(MOUNT, make::uuid(&disk.own)) {
         log::debug!(target: "disk", "no UUID of its own name={} error={error}", disk.name());
@@ -255,7 +277,7 @@ fn make_one(system: &dyn System, disks: Vec<Block>, root: &config::Root) -> Resu
         log::warn!(target: "disk", "erasing disk={} why=\"the config names it, with erase\"", disk.name);
     }
     let own = make::partition(&disk, root.size, is_free)?;
-    let made = mount_new(system, own)?;
+    let made = mount_new(system, &own)?;
     let after = started.elapsed().as_secs_f64();
     log::info!(target: "disk", "made name={} disk={} size={}MiB after={after:.3}s", made.name(), disk.name, made.size() >> 20);
     Ok(made)
@@ -282,11 +304,8 @@ fn ours_of(disk: &Block) -> Vec<Own> {
     })
 }
 
-fn mount(system: &dyn System, own: Own) -> Result<Disk, (Own, io::Error)> {
-    match mount_as(system, &own) {
-        Ok(is_read_only) => Ok(Disk { own, is_read_only }),
-        Err(error) => Err((own, error)),
-    }
+fn mount(system: &dyn System, own: &Own) -> io::Result<Disk> {
+    mount_as(system, own).map(|is_read_only| Disk { own: own.clone(), is_read_only })
 }
 
 /// Whether it is mounted read-only.
@@ -320,9 +339,7 @@ fn mount_as(system: &dyn System, own: &Own) -> io::Result<bool> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::fail::Chain;
     use crate::sys::fake::Recorder;
-    use std::fs;
     use std::os::unix::fs::FileExt as _;
     use std::process::Command;
     use zstrap_formats::config::{Config, DiskSelector};
@@ -498,6 +515,31 @@ mod tests {
         machine.judge("vda");
     }
 
+    /// Such as of boards that have their boot loader behind the header: sgdisk -j makes room for it.
+    #[test]
+    fn grows_by_no_table_that_would_be_written_over_something_else() {
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.prepare(100, None).unwrap();
+        run("sgdisk", &["-j", "100", &machine.path("vda")]);
+        machine.write("vda", 2 * 512, b"loader");
+        let before = machine.bytes("vda");
+        assert_eq!(machine.prepare(150, None).unwrap().size(), 100 * MIB);
+        assert!(before == machine.bytes("vda"));
+
+        // The disk has grown, and its end has something.
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.prepare(100, None).unwrap();
+        fs::File::options().write(true).open(machine.path("vda")).unwrap().set_len(300 * MIB).unwrap();
+        machine.change("vda", |disk| disk.size = 300 * MIB);
+        machine.write("vda", 300 * MIB - 9000, b"x");
+        let before = machine.bytes("vda");
+        assert_eq!(machine.prepare(250, None).unwrap().size(), 100 * MIB);
+        assert!(before == machine.bytes("vda"));
+        machine.write("vda", 300 * MIB - 9000, b"\0");
+        assert_eq!(machine.prepare(250, None).unwrap().size(), 250 * MIB);
+        machine.judge("vda");
+    }
+
     /// Each write is one that could be the last: whatever of them has arrived, the next boot goes on from there.
     #[test]
     fn a_cut_at_any_point_leaves_what_the_next_boot_takes_up() {
@@ -639,7 +681,47 @@ mod tests {
         let told = machine.refused(serial("sda", true));
         assert_eq!(
             told,
-            "making a partition on sda: it bears an image of zstrap: boot media are never erased"
+            "making a partition on sda: it bears an image of zstrap: boot media are never changed"
+        );
+    }
+
+    /// A slot far behind on a disk stands in a partition that holds the image, such as an ESP.
+    #[test]
+    fn boot_media_with_their_image_in_a_late_partition_are_never_erased() {
+        for table in ["sgdisk -n 1:600M:+50M FILE", "echo '1228800,102400,ef' | sfdisk -q -X dos FILE"] {
+            let machine = Machine::new(&[("sda", 700)]);
+            run("sh", &["-c", &table.replace("FILE", &machine.path("sda"))]);
+            machine.write("sda", 610 * MIB + 512, b"ZSTRSLOT\x01\0\0\0");
+            let told = told(machine.prepare(100, serial("sda", true)).unwrap_err());
+            assert!(told.ends_with("boot media are never changed"), "{told}");
+        }
+    }
+
+    #[test]
+    fn boot_media_with_a_partition_of_ours_are_not_changed() {
+        let machine = Machine::new(&[("sda", 300)]);
+        machine.prepare(100, None).unwrap();
+        // A content of a bundle is no medium.
+        machine.write("sda", 60 * MIB, b"ZSTRSLOT");
+        assert_eq!(machine.prepare(120, None).unwrap().size(), 120 * MIB);
+        machine.write("sda", 290 * MIB, b"ZSTRSLOT");
+        machine.write("sda", MIB, &[0; 4096]);
+        let before = machine.bytes("sda");
+        assert_eq!(machine.prepare(150, serial("sda", true)).unwrap().size(), 120 * MIB);
+        machine.system.mount_errors.lock().unwrap().push(io::Error::from(Errno::UCLEAN));
+        let told = told(machine.prepare(120, None).unwrap_err());
+        assert!(told.starts_with("making a file system in sda1: it bears an image"), "{told}");
+        assert!(before == machine.bytes("sda"));
+    }
+
+    #[test]
+    fn what_is_kept_is_told_with_its_code_and_what_to_do() {
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.change("vda", |disk| disk.is_read_only = true);
+        let told = machine.prepare(100, None).unwrap_err().told();
+        assert!(
+            told.starts_with("ZS-DSK-01: no disk is free: vda: it is read-only; try: name the disk "),
+            "{told}"
         );
     }
 
@@ -679,6 +761,36 @@ mod tests {
         fail(Errno::UCLEAN);
         machine.prepare(100, None).unwrap();
         machine.judge("vda");
+    }
+
+    /// One with a feature that this kernel does not know, say: the state in it is somebody's.
+    #[test]
+    fn a_file_system_that_only_this_kernel_cannot_mount_is_not_made_anew() {
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.prepare(100, None).unwrap();
+        let before = machine.bytes("vda");
+        let fail = |errno| machine.system.mount_errors.lock().unwrap().push(io::Error::from(errno));
+        fail(Errno::INVAL);
+        assert_eq!(machine.prepare(100, None).unwrap_err().code().as_str(), "ZS-DSK-05");
+        assert!(before == machine.bytes("vda"), "written to");
+        machine.write("vda", MIB + 1024 + 120, b"x");
+        fail(Errno::INVAL);
+        machine.prepare(100, None).unwrap();
+        assert!(before == machine.bytes("vda"), "not made anew");
+    }
+
+    #[test]
+    fn a_disk_that_can_be_pulled_out_is_not_mounted_before_a_config_names_it() {
+        let machine = Machine::new(&[("sda", 200), ("vda", 200)]);
+        machine.prepare(100, serial("sda", false)).unwrap();
+        machine.change("sda", |disk| disk.is_removable = true);
+        let calls = machine.system.calls().len();
+        assert!(find(&machine.system).is_none());
+        assert_eq!(machine.system.calls()[calls..], [""; 0]);
+        assert_eq!(machine.prepare(100, serial("sda", false)).unwrap().name(), "sda1");
+        // Nor does it stand in the way of one that stays.
+        machine.prepare(100, serial("vda", false)).unwrap();
+        assert_eq!(find(&machine.system).unwrap().name(), "vda1");
     }
 
     #[test]

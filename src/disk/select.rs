@@ -39,18 +39,10 @@ pub fn matches(disk: &Block, wanted: Option<&Wanted>) -> bool {
     match selector(wanted) {
         DiskSelector::Serial(serial) => disk.serials.iter().any(|own| own == serial.trim()),
         DiskSelector::Wwn(wwn) => disk.wwns.contains(&plain_wwn(wwn)),
-        DiskSelector::Path(path) => disk.paths.iter().any(|own| is_path(own, path)),
+        DiskSelector::Path(path) => disk.paths.contains(path),
         DiskSelector::Size { least, most } => !disk.is_removable && (*least..=*most).contains(&disk.size),
         DiskSelector::Auto | DiskSelector::Smallest | DiskSelector::Largest => !disk.is_removable,
     }
-}
-
-/// A name of by-path, with or without its folder; or a folder of sysfs, of the disk or of its controller's port.
-fn is_path(own: &str, path: &str) -> bool {
-    let name = path.strip_prefix("/dev/disk/by-path/").unwrap_or(path);
-    own == name
-        || (path.starts_with("/sys/devices/")
-            && own.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')))
 }
 
 /// How people call what the config asks for.
@@ -87,9 +79,12 @@ pub fn free(all: Vec<Surveyed>, wanted: Option<&Wanted>) -> Result<Choice, Kept>
     let may_erase = wanted.is_some_and(|wanted| wanted.erase);
     let why = |surveyed: &Surveyed| match &surveyed.content {
         Content::Kept(why) => Some(format!("{}: {why}", surveyed.disk.name)),
-        Content::Free | Content::Ours => None,
+        // It was not there when it was looked for: that disk fails now and then.
+        Content::Ours => Some(format!("{}: it has a partition of ours", surveyed.disk.name)),
+        Content::Free => None,
     };
     let kept: Vec<String> = all.iter().filter_map(why).collect();
+    let has_ours = all.iter().any(|one| matches!(one.content, Content::Ours));
     let (free, other): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|one| matches!(one.content, Content::Free));
     let names = |all: &[Surveyed]| all.iter().map(|one| one.disk.name.clone()).collect();
@@ -97,7 +92,7 @@ pub fn free(all: Vec<Surveyed>, wanted: Option<&Wanted>) -> Result<Choice, Kept>
     let chosen = one_of(free, wanted, |one| one.disk.size);
     match chosen.map_err(|()| Kept::Several { what: "free disks", names: free_names })? {
         Some(one) => Ok(Choice::Make(one.disk)),
-        None if may_erase && is_named(wanted) => {
+        None if may_erase && is_named(wanted) && !has_ours => {
             let other_names = names(&other);
             let [one] = <[_; 1]>::try_from(other)
                 .map_err(|_| Kept::Several { what: "disks to erase", names: other_names })?;
@@ -130,8 +125,7 @@ mod tests {
 
     fn disk(name: &str, size: u64) -> Block {
         let serials = vec![format!("S-{name}")];
-        let paths =
-            vec![format!("pci-{name}"), format!("/sys/devices/pci0000:00/0000:00:04.0/virtio1/block/{name}")];
+        let paths = vec![format!("pci-{name}")];
         Block {
             name: name.to_owned(),
             size,
@@ -205,14 +199,19 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_with_a_partition_of_ours_is_never_erased() {
+        let ours = vec![Surveyed { disk: disk("vda", 1), content: Content::Ours }];
+        let error = free(ours, wanted(DiskSelector::Serial("S-vda".to_owned()), true).as_ref()).unwrap_err();
+        assert_eq!(error.to_string(), "no disk is free: vda: it has a partition of ours");
+    }
+
+    #[test]
     fn disks_match_by_all_their_names() {
         let own = disk("vda", 400 << 30);
         let yes = [
             DiskSelector::Serial("S-vda".to_owned()),
             DiskSelector::Wwn("wwn-0x5000C5".to_owned()),
             DiskSelector::Path("pci-vda".to_owned()),
-            DiskSelector::Path("/dev/disk/by-path/pci-vda".to_owned()),
-            DiskSelector::Path("/sys/devices/pci0000:00/0000:00:04.0".to_owned()),
             DiskSelector::Size { least: 400 << 30, most: 600 << 30 },
             DiskSelector::Auto,
         ];
@@ -220,7 +219,6 @@ mod tests {
             DiskSelector::Serial("S-vd".to_owned()),
             DiskSelector::Wwn("5000c".to_owned()),
             DiskSelector::Path("pci-vd".to_owned()),
-            DiskSelector::Path("/sys/devices/pci0000:00/0000:00:0".to_owned()),
             DiskSelector::Size { least: 401 << 30, most: u64::MAX },
         ];
         for (selectors, expected) in [(&yes[..], true), (&no[..], false)] {

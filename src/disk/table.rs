@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use zstrap_formats::gpt::{GptError, Header, Partition, Piece, Table, is_protective};
 
 use super::block::Block;
+use super::free::first_not_zero;
 use crate::watchdog;
 
 /// How long a disk may take for one answer: it tries a bad sector for half a minute, and the kernel asks five times.
@@ -54,6 +55,8 @@ pub struct Found {
     pub table: Table,
     /// Its first copy is half of a newer table, whose writing was cut.
     pub is_cut: bool,
+    /// The entries of its first copy stand right behind the header, where we would write them.
+    pub is_plain: bool,
 }
 
 /// The GPT of a disk; none if it has none that counts.
@@ -68,14 +71,15 @@ pub fn find(file: &File, disk: &Block) -> io::Result<Option<Found>> {
     let header = Header::parse(&read(file, sector as u64, sector)?, 1, geometry);
     let Ok(header) = header else { return Ok(None) };
     let (id, other) = (header.disk(), header.other());
+    let is_plain = header.entries_at().0 == 2 * sector as u64;
     match entries_of(file, header)? {
-        Ok(table) => Ok(Some(Found { table, is_cut: false })),
+        Ok(table) => Ok(Some(Found { table, is_cut: false, is_plain })),
         // What we leave when we are cut between entries and header: the other copy says what the header does not yet.
         Err(GptError::Entries) => {
             let sector = read(file, other * u64::from(disk.sector), sector)?;
             let Ok(header) = Header::parse(&sector, other, geometry) else { return Ok(None) };
             let table = entries_of(file, header)?.ok().filter(|table| table.disk() == id);
-            Ok(table.map(|table| Found { table, is_cut: true }))
+            Ok(table.map(|table| Found { table, is_cut: true, is_plain }))
         }
         Err(_) => Ok(None),
     }
@@ -84,6 +88,21 @@ pub fn find(file: &File, disk: &Block) -> io::Result<Option<Found>> {
 fn entries_of(file: &File, header: Header) -> io::Result<Result<Table, GptError>> {
     let (offset, length) = header.entries_at();
     Ok(header.table(read(file, offset, length)?))
+}
+
+/// What stands where the second copy is to be written, if it is neither a second copy, nor these pieces: boards keep
+/// their loaders, and RAID its superblocks, at the end of disks.
+///
+/// # Errors
+/// The disk's.
+pub fn in_the_way(file: &File, disk: &Block, pieces: &[Piece]) -> io::Result<Option<u64>> {
+    let (geometry, begin) = (disk.geometry(), pieces.first().map_or(0, |entries| entries.offset));
+    let (sector, last) = (u64::from(disk.sector), geometry.last());
+    let header = Header::parse(&read(file, last * sector, disk.sector as usize)?, last, geometry);
+    if header.is_ok_and(|header| header.entries_at().0 == begin) {
+        return Ok(None);
+    }
+    first_not_zero(file, begin..geometry.sectors * sector, pieces)
 }
 
 /// A partition of ours.

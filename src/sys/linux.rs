@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::disk::block::{self, Block};
@@ -363,8 +364,19 @@ impl RootDir for LinuxRoot {
     fn create(&self, path: &[u8]) -> io::Result<Box<dyn NewFile>> {
         let (parent, name) = self.parent(path)?;
         let flags = OFlags::TMPFILE | OFlags::RDWR;
-        let file = File::from(openat2(&parent, b".", flags, Mode::from_raw_mode(0o600))?);
-        Ok(Box::new(LinuxFile { file, parent, name: name.to_vec() }))
+        match openat2(&parent, b".", flags, Mode::from_raw_mode(0o600)) {
+            Ok(file) => Ok(Box::new(LinuxFile {
+                file: File::from(file),
+                parent,
+                name: name.to_vec(),
+                other_name: None,
+            })),
+            // Overlays of the 6.1 kernels of Debian 12.
+            Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
+                Ok(Box::new(LinuxFile::with_other_name(parent, name)?))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn make_stub(&self, path: &[u8], content: &str, size: u64, meta: Meta) -> io::Result<()> {
@@ -421,6 +433,25 @@ struct LinuxFile {
     file: File,
     parent: OwnedFd,
     name: Vec<u8>,
+    /// What it is called until then, where a file cannot be without a name.
+    other_name: Option<Vec<u8>>,
+}
+
+impl LinuxFile {
+    fn with_other_name(parent: OwnedFd, name: &[u8]) -> io::Result<Self> {
+        let other_name = [b".", name, b".new"].concat();
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+        let file = File::from(openat2(&parent, &other_name, flags, Mode::from_raw_mode(0o600))?);
+        Ok(Self { file, parent, name: name.to_vec(), other_name: Some(other_name) })
+    }
+}
+
+impl Drop for LinuxFile {
+    fn drop(&mut self) {
+        if let Some(name) = &self.other_name {
+            let _ = rustix::fs::unlinkat(&self.parent, name.as_slice(), AtFlags::empty());
+        }
+    }
 }
 
 impl Write for LinuxFile {
@@ -439,8 +470,14 @@ impl NewFile for LinuxFile {
         self.file.rewind()
     }
 
-    fn commit(self: Box<Self>, meta: Meta) -> io::Result<()> {
+    fn commit(mut self: Box<Self>, meta: Meta) -> io::Result<()> {
         own(&self.file, meta)?;
+        if let Some(old) = &self.other_name {
+            let (new, flags) = (self.name.as_slice(), RenameFlags::NOREPLACE);
+            rustix::fs::renameat_with(&self.parent, old.as_slice(), &self.parent, new, flags)?;
+            self.other_name = None;
+            return Ok(());
+        }
         let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         rustix::fs::linkat(CWD, unnamed, &self.parent, self.name.as_slice(), AtFlags::SYMLINK_FOLLOW)?;
         Ok(())
@@ -458,6 +495,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Linux.open_root(dir.path().to_str().unwrap()).unwrap();
         (dir, root)
+    }
+
+    #[test]
+    fn a_file_that_must_have_a_name_has_another_one_until_it_is_whole() {
+        let (dir, _root) = root();
+        let begin = || {
+            let parent = rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+            let mut file = Box::new(LinuxFile::with_other_name(parent, b"x").unwrap());
+            file.write_all(b"whole").unwrap();
+            file
+        };
+        let names = || {
+            let entries = std::fs::read_dir(dir.path()).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let file = begin();
+        assert_eq!(names(), [".x.new"]);
+        drop(file);
+        assert_eq!(names(), [""; 0]);
+        begin().commit(meta()).unwrap();
+        assert_eq!(
+            (names(), std::fs::read(dir.path().join("x")).unwrap()),
+            (vec!["x".to_owned()], b"whole".to_vec())
+        );
+        assert_eq!(begin().commit(meta()).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(names(), ["x"]);
     }
 
     fn meta() -> Meta {

@@ -7,6 +7,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::{Work, all_below, done, ended, refused, text, value};
+use zstrap_formats::key::SecretKey;
 
 const CONFIG: &str = r#"{"version":1,"description":"A farm","bundle":"demo","exec":["/sbin/init"]}"#;
 
@@ -259,6 +260,27 @@ fn never_replaces_a_signature_and_counts_no_key_twice() {
     let missing = format!("missing by={} file=keys/ben.pub", id(&work, "ben"));
     assert!(text(&output.stdout).lines().any(|line| line == missing), "{}", text(&output.stdout));
     assert!(text(&output.stderr).contains("signed by 1 of the trusted keys, expected at least 2"));
+}
+
+/// One secret in two files, each with an id of its own, is one signer.
+#[test]
+fn a_key_under_another_id_is_the_same_key() {
+    let work = three();
+    let twin = SecretKey::from_seed([7; 32], [1; 8]);
+    work.write("keys/twin.key", twin.to_file());
+    work.write("keys/twin.pub", twin.public().to_file());
+    work.write("keys/again.key", SecretKey::from_seed([7; 32], [2; 8]).to_file());
+    for command in [
+        publish(&work, &["twin", "again"], &["--threshold", "2"]),
+        add(&work, &["twin", "again"], &["--threshold", "2"]),
+    ] {
+        let said = refused(command);
+        assert!(said.ends_with("signing: key 0202020202020202 was given twice"), "{said}");
+    }
+    assert!(!work.path("site").exists());
+    let list = list(&done(publish(&work, &["twin"], &["--threshold", "2"])));
+    let by_again = sign(&work, &[&list], "again", &["twin"], &["--threshold", "2"]);
+    refused_and_nothing_changed(&work, by_again, "key 0202020202020202 stands twice among the trusted keys");
 }
 
 #[test]

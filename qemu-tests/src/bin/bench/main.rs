@@ -5,6 +5,7 @@
 //! code 1; a budget that is exceeded does not, it is printed: a benchmark is no test.
 
 mod boot;
+mod disk;
 mod download;
 mod host;
 mod network;
@@ -31,16 +32,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// A part of all that is measured.
+type Measure = fn(&mut Report) -> Result<()>;
+
 fn run() -> Result<()> {
     let mut report = Report::default();
-    // `bench network`: only what takes lines and servers that are bad on purpose. `bench sizes`: no machine at all.
-    let only = std::env::args().nth(1);
-    if let Some(part @ ("network" | "sizes")) = only.as_deref() {
-        if part == "network" {
-            network::measure(&mut report)?
-        } else {
-            sizes::measure(&mut report)?
-        }
+    // `bench network`: only what takes lines and servers that are bad on purpose. `bench disk`: nodes that have one.
+    // `bench sizes`: no machine at all.
+    let measure = match std::env::args().nth(1).as_deref() {
+        Some("network") => Some(network::measure as Measure),
+        Some("disk") => Some(disk::measure as Measure),
+        Some("sizes") => Some(sizes::measure as Measure),
+        _ => None,
+    };
+    if let Some(measure) = measure {
+        measure(&mut report)?;
         print!("{report}");
         return Ok(());
     }
@@ -51,6 +57,7 @@ fn run() -> Result<()> {
     boot::measure(&setup, &mut report)?;
     download::measure(&mut setup, &mut report)?;
     network::measure(&mut report)?;
+    disk::measure(&mut report)?;
     report.note(&host::note(&before)?);
     print!("{report}");
     Ok(())

@@ -15,6 +15,8 @@ pub enum Unit {
     Seconds,
     /// Size.
     Bytes,
+    /// Bytes a second.
+    Rate,
 }
 
 impl Unit {
@@ -23,6 +25,7 @@ impl Unit {
         match self {
             Self::Seconds => format!("{figure:.3} s"),
             Self::Bytes => format!("{:.3} MiB", figure / MIB),
+            Self::Rate => format!("{:.3} GB/s", figure / 1e9),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! `make soak`: boots with randomly drawn faults, each of which must end in the program of the bundle or in an
-//! explained refusal, as its plan demands.
+//! explained refusal, as its plan demands. `make soak KILLS=50`: nodes with a disk, killed at random points instead.
 //!
 //! In: how many boots, a seed (drawn and printed if there is none), the number of the first boot. Out: a line for
 //! each boot on standard error, figures on standard output. Failure: a boot that ends otherwise, is silent for a
@@ -7,6 +7,7 @@
 
 mod boot;
 mod expect;
+mod kills;
 mod plan;
 mod report;
 mod world;
@@ -28,7 +29,7 @@ use crate::report::Report;
 /// Machines at a time: most of them wait for most of the time.
 const AT_A_TIME: usize = 3;
 
-const USAGE: &str = "usage: soak [--boots N] [--seed NUMBER] [--first NUMBER] [--plan]";
+const USAGE: &str = "usage: soak [--boots N | --kills N] [--seed NUMBER] [--first NUMBER] [--plan]";
 
 fn main() -> ExitCode {
     let wanted = match Wanted::parse(std::env::args().skip(1)) {
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
         wanted.numbers().for_each(|number| println!("{}", described(&wanted, number)));
         return ExitCode::SUCCESS;
     }
+    if wanted.only_kills {
+        return if kills::run(&wanted) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let report = run(&wanted);
     print!("{report}");
     if report.failures() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -53,13 +57,15 @@ struct Wanted {
     first: u64,
     seed: u64,
     only_plan: bool,
+    only_kills: bool,
 }
 
 impl Wanted {
     fn parse(arguments: impl Iterator<Item = String>) -> Result<Self> {
         let seed =
             u64::from(std::process::id()) ^ u64::from(zstrap_qemu_tests::site::now()?.unix() as u32) << 16;
-        let mut wanted = Self { boots: 40, first: 0, seed: Chance::new(seed).bits() >> 32, only_plan: false };
+        let seed = Chance::new(seed).bits() >> 32;
+        let mut wanted = Self { boots: 40, first: 0, seed, only_plan: false, only_kills: false };
         let mut arguments = arguments;
         while let Some(option) = arguments.next() {
             let mut number = || -> Result<u64> {
@@ -68,6 +74,7 @@ impl Wanted {
             };
             match option.as_str() {
                 "--boots" => wanted.boots = number()?,
+                "--kills" => (wanted.boots, wanted.only_kills) = (number()?, true),
                 "--first" => wanted.first = number()?,
                 "--seed" => wanted.seed = number()?,
                 "--plan" => wanted.only_plan = true,
