@@ -154,7 +154,7 @@ fn newest(
     let bytes = request.bytes_unverified(source)?;
     let signed = request.verify(source, identity, bytes)?;
     signed::check_serial(&signed.comment, serial)?;
-    terms.check_newest(&site::bundle_folder(bundle, arch), &signed)?;
+    terms.check_newest(&signed)?;
     let least = config.fields().min_serial;
     if serial < least { Err(Error::TooOld { found: serial, least }) } else { Ok(signed) }
 }

@@ -124,7 +124,7 @@ fn become_program(
 }
 
 /// What the disk has, if it has something, since what the servers have cannot be booted. A config that they have is the
-/// newest all the same: it holds, too, if the disk has its bundle.
+/// newest all the same: it holds, too, if the disk has its bundle, and bounds an older one if not.
 fn become_last_good(
     system: &dyn System,
     machine: &mut Machine,
@@ -161,8 +161,12 @@ fn last_good(
     cache: &Cache,
     why: &str,
 ) -> Result<Infallible, Failure> {
-    let config = match newest.filter(|config| cache.has_list(config.bundle())) {
-        Some(config) => config,
+    let config = match newest {
+        Some(config) if cache.has_list(config.bundle()) => config,
+        Some(newer) => {
+            let older = obtain_config(machine, identity, online)?;
+            older.within(&newer).map_err(|error| Failure::of(Stage::Config, error))?
+        }
         None => obtain_config(machine, identity, online)?,
     };
     log::warn!(target: "boot", "from disk config={} why={why}", config.serial());

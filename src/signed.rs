@@ -55,14 +55,23 @@ impl Terms<'_> {
     ///
     /// # Errors
     /// [`Error::Older`].
-    pub fn check_newest(&self, folder: &str, signed: &Signed) -> Result<(), Error> {
-        let (found, comment) = (signed.comment.serial, &signed.comment);
-        match self.cache.and_then(|cache| cache.seen(folder)) {
-            Some((seen, _)) if found < seen => {
-                Err(Error::Older { what: format!("{} {}", comment.kind, comment.name), found, seen })
-            }
-            _ => Ok(()),
+    pub fn check_newest(&self, signed: &Signed) -> Result<(), Error> {
+        self.cache.map_or(Ok(()), |cache| check_newest(cache, signed))
+    }
+}
+
+/// The same, by what this disk has.
+///
+/// # Errors
+/// [`Error::Older`].
+pub fn check_newest(cache: &Cache, signed: &Signed) -> Result<(), Error> {
+    let (found, comment) = (signed.comment.serial, &signed.comment);
+    let folder = signed.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    match cache.seen(folder) {
+        Some((seen, _)) if found < seen => {
+            Err(Error::Older { what: format!("{} {}", comment.kind, comment.name), found, seen })
         }
+        _ => Ok(()),
     }
 }
 

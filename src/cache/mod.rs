@@ -42,7 +42,7 @@ pub use store::{CONTENTS, Room};
 pub use verify::Verified;
 
 /// How long a disk may take for one answer: drivers try again and again before they give up.
-const DISK: Duration = Duration::from_secs(180);
+pub const DISK: Duration = Duration::from_secs(180);
 /// How the source calls itself.
 const URL: &str = "file:///disk/site";
 /// So many records that are passed over are said, not thousands.
