@@ -34,7 +34,7 @@ use crate::fail::Chain;
 use crate::http::{Body, From, HttpError, Source};
 use crate::list::VerifiedList;
 use crate::media::Media;
-use crate::signed::{self, Request, Signed};
+use crate::signed::{self, Request, Signed, Texts};
 use crate::watchdog;
 
 pub use keep::Keep;
@@ -143,7 +143,7 @@ impl Cache {
     /// The highest serial that the keys have signed for this folder, as far as this node knows; with the signatures that
     /// prove it, which may stand there without the file.
     #[must_use]
-    pub fn seen(&self, folder: &str) -> Option<(u64, Vec<(String, Vec<u8>)>)> {
+    pub fn seen(&self, folder: &str) -> Option<(u64, Texts)> {
         let folder = Folder::parse(folder)?;
         self.candidates(&folder).next().map(|(serial, _, signatures)| (serial, signatures))
     }
@@ -162,7 +162,7 @@ impl Cache {
     fn candidates<'a>(
         &'a self,
         folder: &'a Folder<'a>,
-    ) -> impl Iterator<Item = (u64, Request<'a>, Vec<(String, Vec<u8>)>)> + 'a {
+    ) -> impl Iterator<Item = (u64, Request<'a>, Texts)> + 'a {
         let names = self.store.names(folder.path).unwrap_or_else(|error| self.fail(folder.path, &error));
         let signatures =
             names.iter().filter_map(|name| name.strip_suffix(".minisig")?.split_once(folder.ending()));
