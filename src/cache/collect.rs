@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::{Duration, Instant};
 
 use zstrap_formats::list::{EntryKind, List};
 use zstrap_formats::name::{Arch, Name};
@@ -21,6 +22,8 @@ use crate::watchdog;
 const VERSIONS: usize = 2;
 /// Of so many other configs, and so many other bundles, the newest record stays.
 const OTHERS: usize = 16;
+/// Folders that somebody has planted by the million do not hold up the boot; the next one goes on.
+const LONGEST: Duration = Duration::from_secs(20);
 
 impl Cache {
     /// The names of those contents that no collection takes: of this list, of the newest lists of its bundle that are
@@ -66,6 +69,7 @@ impl Cache {
             own: [Some(site::config_folder(&self.identity.config.name)), own],
             signed: [Some(config.signed()), before],
             others: 0,
+            until: Instant::now() + LONGEST,
         };
         let configs = self.kept("configs", &mut |folder| tidy.folder(folder))?;
         let bundles = self.kept("bundles", &mut |folder| {
@@ -98,12 +102,16 @@ struct Tidy<'a> {
     signed: [Option<&'a Signed>; 2],
     /// So many of the others were kept.
     others: usize,
+    until: Instant,
 }
 
 impl Tidy<'_> {
     /// Deletes what is not needed of a folder, and tells whether anything is.
     fn folder(&mut self, path: &str) -> io::Result<bool> {
         watchdog::expect_within(watchdog::WORK);
+        if Instant::now() >= self.until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let is_own = self.own.iter().flatten().any(|own| own == path);
         let keep = match is_own {
             true => VERSIONS,

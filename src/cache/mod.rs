@@ -260,7 +260,9 @@ impl Cache {
     /// # Errors
     /// The kernel's refusal.
     pub fn remember(&self, config: &NodeConfig, list: &VerifiedList) -> io::Result<()> {
-        list.signed().into_iter().chain([config.signed()]).try_for_each(|signed| self.put_signatures(signed))
+        let mut signed = list.signed().into_iter().chain([config.signed()]);
+        signed.try_for_each(|signed| self.put_signatures(signed))?;
+        self.tidy(config, self.last().as_ref())
     }
 
     fn put_signatures(&self, signed: &Signed) -> io::Result<()> {
