@@ -142,6 +142,10 @@ impl System for Linux {
         super::block::name_ext4(mount, uuid)
     }
 
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
     fn load_rules(&self, batch: &[u8]) -> io::Result<()> {
         crate::net::nft::load(batch)
     }
