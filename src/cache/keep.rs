@@ -12,8 +12,7 @@ use zstrap_formats::config::Root;
 use zstrap_formats::identity::Identity;
 
 use super::Cache;
-use crate::disk::{self, Disk, Kept};
-use crate::fail::{Chain, Refusal as _};
+use crate::disk::{self, Disk};
 use crate::loops;
 use crate::modules::Modules;
 use crate::sys::System;
@@ -79,8 +78,7 @@ impl Keep {
     ) -> Result<Arc<Cache>, String> {
         if !self.is_prepared {
             let found = self.disk.take();
-            let told = |kept: Kept| format!("{}: {}", kept.code().as_str(), Chain(&kept));
-            let disk = disk::prepare(system, root, found).map_err(told)?;
+            let disk = disk::prepare(system, root, found).map_err(|kept| kept.told())?;
             self.disk = Some(disk);
             self.is_prepared = true;
         }

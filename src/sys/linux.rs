@@ -117,6 +117,11 @@ impl System for Linux {
         block::all(Path::new("/sys/class/block"), Path::new("/dev"))
     }
 
+    fn has_file_system(&self, kind: &str) -> bool {
+        let all = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        all.split_whitespace().any(|word| word == kind)
+    }
+
     fn set_partition(&self, disk: &Block, number: u32, start: u64, length: u64) -> io::Result<()> {
         let is_known = disk.known_partition(number).is_some();
         super::block::set_partition(&disk.device, number, start, length, is_known)
