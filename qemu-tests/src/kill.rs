@@ -113,7 +113,7 @@ impl Course {
             let machine = scene.machine()?.append(IMPATIENT).disk(&killed.disk);
             let mut vm = dump.by(machine).start()?;
             if vm.wait_exit(BOUND)?.reason == Reason::Reset {
-                vm.assert_never("payload:")?;
+                vm.assert_never("] handoff: ")?;
                 vm.assert_line("] fail: code=")?;
                 return Ok(false);
             }

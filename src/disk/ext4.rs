@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 
 use zstrap_formats::gpt::Piece;
 
-use super::table::{DISK, read, write};
+use super::table::{DISK, Reader, read, write};
 use crate::unzstd::Unzstd;
 use crate::watchdog;
 
@@ -48,13 +48,39 @@ pub fn make(file: &File, start: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The disk's.
-pub fn size(file: &File, start: u64) -> io::Result<Option<u64>> {
+pub fn size(file: &Reader, start: u64) -> io::Result<Option<u64>> {
     let block = read(file, start + SUPERBLOCK, 1024)?;
-    let word =
-        |at: usize| u64::from(u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]));
-    // s_magic, s_log_block_size, s_blocks_count_lo and _hi of ext4(5).
-    let is_ext = block[56..58] == [0x53, 0xef] && word(24) < 7;
+    let word = |at: usize| u64::from(word(&block, at));
+    // s_log_block_size, s_blocks_count_lo and _hi of ext4(5).
+    let is_ext = has_magic(&block) && word(24) < 7;
     Ok(is_ext.then(|| (word(4) | word(0x150) << 32).saturating_mul(1024 << word(24))))
+}
+
+/// Whether the superblock there is what somebody wrote: what the kernel does not like of it is no damage then, such as
+/// what only another kernel can.
+///
+/// # Errors
+/// The disk's.
+pub fn is_whole(file: &Reader, start: u64) -> io::Result<bool> {
+    /// `metadata_csum` in s_feature_ro_compat.
+    const HAS_CHECKSUM: u32 = 0x400;
+    let block = read(file, start + SUPERBLOCK, 1024)?;
+    let has_checksum = word(&block, 100) & HAS_CHECKSUM != 0;
+    Ok(has_magic(&block) && (!has_checksum || word(&block, 1020) == crc32c(&block[..1020])))
+}
+
+fn has_magic(block: &[u8]) -> bool {
+    block[56..58] == [0x53, 0xef]
+}
+
+fn word(block: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+}
+
+/// CRC-32C as ext4 has it, which does not invert the result.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
 #[cfg(test)]
@@ -62,15 +88,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::process::Command;
+    use std::time::Duration;
+
+    fn reader(file: &tempfile::NamedTempFile) -> Reader {
+        Reader::new(file.reopen().unwrap(), Duration::MAX / 4)
+    }
 
     #[test]
     fn the_template_is_a_file_system_without_a_fault() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let start = 1 << 20;
         file.as_file().set_len(start + SIZE).unwrap();
-        assert_eq!(size(file.as_file(), start).unwrap(), None);
+        assert_eq!(size(&reader(&file), start).unwrap(), None);
         make(file.as_file(), start).unwrap();
-        assert_eq!(size(file.as_file(), start).unwrap(), Some(SIZE));
+        assert_eq!(size(&reader(&file), start).unwrap(), Some(SIZE));
         let place = format!("{}?offset={start}", file.path().display());
         let output = Command::new("e2fsck").args(["-fn", &place]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -110,6 +141,6 @@ mod tests {
         let (read_only, start) = (File::open(file.path()).unwrap(), 0);
         make(&read_only, start).unwrap_err();
         file.as_file().set_len(SIZE).unwrap();
-        assert_eq!(size(file.as_file(), start).unwrap(), None);
+        assert_eq!(size(&reader(&file), start).unwrap(), None);
     }
 }

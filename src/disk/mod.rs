@@ -11,8 +11,8 @@ mod make;
 mod select;
 mod table;
 
+use std::fs;
 use std::io;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,24 +20,30 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use zstrap_formats::config;
 
-use crate::fail::{Code, Refusal};
+use crate::fail::{Chain, Code, Refusal};
 use crate::modules::Modules;
 use crate::sys::{Mount, NO_EXEC, System};
 use crate::{media, watchdog};
 use block::Block;
 use free::Content;
 use select::{Choice, Surveyed};
-use table::Own;
+use table::{Own, Reader, TABLE};
 
 /// Where our partition is mounted.
 pub const MOUNT: &str = "/disk";
-/// How long a disk that the config names may take to show up: USB needs seconds.
-const NAMED: Duration = Duration::from_secs(10);
-/// How long any disk may take. What is not on USB was looked for when its driver was loaded.
-const ANY: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
+/// How many looks a disk that the config names may take to show up: USB needs seconds.
+const NAMED: usize = 40;
+/// How many any disk may take. What is not on USB was looked for when its driver was loaded.
+const ANY: usize = 12;
+/// After so many looks without a new disk no more are expected: which one is taken must not depend on who comes first.
+const SETTLED: usize = 8;
 /// Modules that no device asks for; ext4 asks for its checksum by a way that needs modprobe(8).
 const MODULES: [&str; 3] = ["crc32c_generic", "ext4", "overlay"];
+/// Where the kernel shows devices on USB, its own hubs among them.
+const USB: &str = "/sys/bus/usb/devices";
+/// What takes disks there.
+const USB_MODULES: [&str; 3] = ["sd_mod", "usb_storage", "uas"];
 
 /// Our partition, mounted at [`MOUNT`].
 #[derive(Debug)]
@@ -72,6 +78,9 @@ pub enum Kept {
     /// All that match have something on them.
     #[error("no disk is free: {0}")]
     NoneFree(String),
+    /// Ours may stand there already.
+    #[error("nothing is made while a disk cannot be read: {0}")]
+    Unread(String),
     /// More than one would do.
     #[error("there are several {what}, and nothing says which to use: {}", names.join(", "))]
     Several {
@@ -112,6 +121,13 @@ impl Kept {
     fn io(what: &'static str, name: &str, source: io::Error) -> Self {
         Self::Io { what, name: name.to_owned(), source }
     }
+
+    /// All that people need in one line, as no failed boot will tell them.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let code = self.code();
+        format!("{}: {}; try: {}", code.as_str(), Chain(self), code.advice())
+    }
 }
 
 impl Refusal for Kept {
@@ -121,23 +137,28 @@ impl Refusal for Kept {
             Self::Several { .. } => Code::DiskSeveral,
             Self::Missing(_) => Code::DiskMissing,
             Self::TooSmall { .. } => Code::DiskTooSmall,
-            Self::Io { .. } => Code::DiskIo,
+            Self::Unread(_) | Self::Io { .. } => Code::DiskIo,
             Self::NoDriver => Code::NoDisk,
         }
     }
 }
 
-/// Loads what it takes to mount our partition, also before there is a disk: one on USB comes late.
+/// Loads what it takes to mount our partition, also before there is a disk: one on USB comes late, when nobody looks for new
+/// hardware any more.
 pub fn load_modules(modules: &mut Modules) {
-    for module in MODULES {
+    let has_usb = fs::read_dir(USB).is_ok_and(|mut devices| devices.next().is_some());
+    let usb: &[&str] = if has_usb { &USB_MODULES } else { &[] };
+    for module in MODULES.iter().chain(usb) {
         modules.load(module);
     }
 }
 
 /// Our partition, as an earlier boot has made it; nothing is written but what its journal still has to. None when there
-/// is none, or when there are several, of which only a config can choose.
+/// is none, or when there are several, of which only a config can choose; nor on a disk that can be pulled out: whoever
+/// plugs in a stick is not to have it mounted.
 pub fn find(system: &dyn System) -> Option<Disk> {
-    let mut ours: Vec<Own> = system.disks().iter().flat_map(ours_of).collect();
+    let disks = system.disks();
+    let mut ours: Vec<Own> = disks.iter().filter(|disk| !disk.is_removable).flat_map(ours_of).collect();
     if ours.len() > 1 {
         let names: Vec<String> = ours.iter().map(Own::name).collect();
         log::warn!(target: "disk", "none why=several names={}: root.disk of the config can choose", names.join(","));
@@ -161,8 +182,12 @@ pub fn find(system: &dyn System) -> Option<Disk> {
 /// # Errors
 /// [`Kept`].
 pub fn prepare(system: &dyn System, root: &config::Root, found: Option<Disk>) -> Result<Disk, Kept> {
+    if !system.has_file_system("ext4") {
+        return Err(Kept::NoDriver);
+    }
     let wanted = root.disk.as_ref();
-    let disks = wait_for_disks(system, wanted);
+    let is_found = found.as_ref().is_some_and(|found| select::matches(&found.own.disk, wanted));
+    let disks = wait_for_disks(system, wanted, is_found);
     let all = disks.iter().flat_map(ours_of).collect();
     let mut disk = match select::ours(all, wanted)? {
         Some(own) => take(system, own, found)?,
@@ -180,17 +205,25 @@ pub fn prepare(system: &dyn System, root: &config::Root, found: Option<Disk>) ->
     Ok(disk)
 }
 
-/// Disks may come late: those that are named are waited for, and any if there is none at all.
-fn wait_for_disks(system: &dyn System, wanted: Option<&config::Disk>) -> Vec<Block> {
-    let (started, wait) = (Instant::now(), if select::is_named(wanted) { NAMED } else { ANY });
-    loop {
-        let disks = system.disks();
-        if disks.iter().any(|disk| select::matches(disk, wanted)) || started.elapsed() >= wait {
-            return disks;
+/// Disks may come late: those that are named are waited for, and any if there is none at all. Unless the one is named, or
+/// ours is there already, all that may be it are waited for.
+fn wait_for_disks(system: &dyn System, wanted: Option<&config::Disk>, is_found: bool) -> Vec<Block> {
+    let is_named = select::is_named(wanted);
+    let (mut disks, mut since) = (system.disks(), 0);
+    for look in 1..=NAMED {
+        let has_one = disks.iter().any(|disk| select::matches(disk, wanted));
+        let is_settled = is_named || is_found || look - since > SETTLED;
+        if has_one && is_settled || !(has_one || is_named) && look > ANY {
+            break;
         }
         watchdog::expect_within(watchdog::WORK);
         thread::sleep(LOOK);
+        let now = system.disks();
+        if now != disks {
+            (disks, since) = (now, look);
+        }
     }
+    disks
 }
 
 /// Mounts a partition of ours, unless it is. One whose file system is none, or is damaged, gets another.
@@ -205,7 +238,7 @@ fn take(system: &dyn System, own: Own, found: Option<Disk>) -> Result<Disk, Kept
         Ok(disk) => return Ok(disk),
         Err(error) => error,
     };
-    if !is_damage(&error) || own.disk.is_read_only {
+    if !is_damage(&error, &own) || own.disk.is_read_only {
         return Err(not_mounted(&own, error));
     }
     make::file_system(&own)?;
@@ -214,9 +247,14 @@ fn take(system: &dyn System, own: Own, found: Option<Disk>) -> Result<Disk, Kept
 }
 
 /// That there is no file system of ext4, or one whose checksums are wrong. An error of the disk is none: it may be back, and
-/// a kernel without ext4 does not even look.
-fn is_damage(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::UCLEAN | Errno::BADMSG))
+/// a kernel without ext4 does not even look. Another kernel may mount what this one calls invalid.
+fn is_damage(error: &io::Error, own: &Own) -> bool {
+    let is_whole = || Reader::of(&own.disk, TABLE).and_then(|file| ext4::is_whole(&file, own.extent().0));
+    match Errno::from_io_error(error) {
+        Some(Errno::UCLEAN | Errno::BADMSG) => true,
+        Some(Errno::INVAL) => !is_whole().unwrap_or(true),
+        _ => false,
+    }
 }
 
 fn not_mounted(own: &Own, error: io::Error) -> Kept {
@@ -265,6 +303,9 @@ fn survey(disk: Block) -> Surveyed {
     let content = free::look_at(&disk);
     match &content {
         Content::Kept(why) => log::warn!(target: "disk", "kept disk={} why=\"{why}\"", disk.name),
+        Content::Unread(why) => {
+            log::warn!(target: "disk", "kept disk={} why=\"it cannot be read: {why}\"", disk.name);
+        }
         Content::Ours | Content::Free => {}
     }
     Surveyed { disk, content }
@@ -273,7 +314,7 @@ fn survey(disk: Block) -> Surveyed {
 /// A disk that cannot be read has nothing of ours for now.
 fn ours_of(disk: &Block) -> Vec<Own> {
     let read = || -> io::Result<Vec<Own>> {
-        let found = table::find(&disk.open()?, disk)?;
+        let found = table::find(&Reader::of(disk, TABLE)?, disk)?;
         Ok(found.map(|found| table::own(disk, &found)).unwrap_or_default())
     };
     read().unwrap_or_else(|error| {
@@ -299,27 +340,35 @@ fn mount_as(system: &dyn System, own: &Own) -> io::Result<bool> {
         let started = Instant::now();
         watchdog::expect_within(table::DISK);
         let mount = Mount { kind: "ext4", target: MOUNT, flags, options };
-        let result = system.mount_device(Path::new(&device), &mount);
+        let result = system.mount_device(&device, &mount);
         log::debug!(target: "disk", "mount options={options} after={:.3}s", started.elapsed().as_secs_f64());
         result
     };
+    let mut first = None;
     if !own.disk.is_read_only {
-        return try_with(flags, "errors=remount-ro").map(|()| false);
+        match try_with(flags, "errors=remount-ro") {
+            Err(error) if takes_no_writes(&error) => first = Some(error),
+            result => return result.map(|()| false),
+        }
     }
     let flags = flags | MountFlags::RDONLY;
     // A journal that cannot be replayed leaves what it would have changed as it was.
     try_with(flags, "errors=remount-ro")
         .or_else(|_| try_with(flags, "errors=remount-ro,noload"))
+        .map_err(|last| first.unwrap_or(last))
         .map(|()| true)
+}
+
+/// Not all disks that can only be read any more say so before.
+fn takes_no_writes(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::ROFS | Errno::ACCESS | Errno::IO))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::fail::Chain;
     use crate::sys::fake::Recorder;
-    use std::fs;
     use std::os::unix::fs::FileExt as _;
     use std::process::Command;
     use zstrap_formats::config::{Config, DiskSelector};
@@ -371,11 +420,12 @@ mod tests {
 
         fn refused(&self, disk: Option<config::Disk>) -> String {
             let before: Vec<_> = self.system.disks().iter().map(|disk| self.bytes(&disk.name)).collect();
+            let done = self.system.calls().len();
             let error = self.prepare(100, disk).unwrap_err();
             let after: Vec<_> = self.system.disks().iter().map(|disk| self.bytes(&disk.name)).collect();
             assert!(before == after, "a disk was written to: {error}");
             let changes = ["mount /", "grow", "partition"];
-            let calls = self.system.calls();
+            let calls = self.system.calls().split_off(done);
             assert!(
                 !calls.iter().any(|call| changes.iter().any(|change| call.starts_with(change))),
                 "{calls:?}"
@@ -492,6 +542,31 @@ mod tests {
         machine.judge("vda");
         run("sgdisk", &["-n", "2:300M:0", &machine.path("vda")]);
         assert_eq!(machine.prepare(390, None).unwrap().size(), 299 * MIB);
+        machine.judge("vda");
+    }
+
+    /// Such as of boards that have their boot loader behind the header: sgdisk -j makes room for it.
+    #[test]
+    fn grows_by_no_table_that_would_be_written_over_something_else() {
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.prepare(100, None).unwrap();
+        run("sgdisk", &["-j", "100", &machine.path("vda")]);
+        machine.write("vda", 2 * 512, b"loader");
+        let before = machine.bytes("vda");
+        assert_eq!(machine.prepare(150, None).unwrap().size(), 100 * MIB);
+        assert!(before == machine.bytes("vda"));
+
+        // The disk has grown, and its end has something.
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.prepare(100, None).unwrap();
+        fs::File::options().write(true).open(machine.path("vda")).unwrap().set_len(300 * MIB).unwrap();
+        machine.change("vda", |disk| disk.size = 300 * MIB);
+        machine.write("vda", 300 * MIB - 9000, b"x");
+        let before = machine.bytes("vda");
+        assert_eq!(machine.prepare(250, None).unwrap().size(), 100 * MIB);
+        assert!(before == machine.bytes("vda"));
+        machine.write("vda", 300 * MIB - 9000, b"\0");
+        assert_eq!(machine.prepare(250, None).unwrap().size(), 250 * MIB);
         machine.judge("vda");
     }
 
@@ -636,7 +711,47 @@ mod tests {
         let told = machine.refused(serial("sda", true));
         assert_eq!(
             told,
-            "making a partition on sda: it bears an image of zstrap: boot media are never erased"
+            "making a partition on sda: it bears an image of zstrap: boot media are never changed"
+        );
+    }
+
+    /// A slot far behind on a disk stands in a partition that holds the image, such as an ESP.
+    #[test]
+    fn boot_media_with_their_image_in_a_late_partition_are_never_erased() {
+        for table in ["sgdisk -n 1:600M:+50M FILE", "echo '1228800,102400,ef' | sfdisk -q -X dos FILE"] {
+            let machine = Machine::new(&[("sda", 700)]);
+            run("sh", &["-c", &table.replace("FILE", &machine.path("sda"))]);
+            machine.write("sda", 610 * MIB + 512, b"ZSTRSLOT\x01\0\0\0");
+            let told = told(machine.prepare(100, serial("sda", true)).unwrap_err());
+            assert!(told.ends_with("boot media are never changed"), "{told}");
+        }
+    }
+
+    #[test]
+    fn boot_media_with_a_partition_of_ours_are_not_changed() {
+        let machine = Machine::new(&[("sda", 300)]);
+        machine.prepare(100, None).unwrap();
+        // A content of a bundle is no medium.
+        machine.write("sda", 60 * MIB, b"ZSTRSLOT");
+        assert_eq!(machine.prepare(120, None).unwrap().size(), 120 * MIB);
+        machine.write("sda", 290 * MIB, b"ZSTRSLOT");
+        machine.write("sda", MIB, &[0; 4096]);
+        let before = machine.bytes("sda");
+        assert_eq!(machine.prepare(150, serial("sda", true)).unwrap().size(), 120 * MIB);
+        machine.system.mount_errors.lock().unwrap().push(io::Error::from(Errno::UCLEAN));
+        let told = told(machine.prepare(120, None).unwrap_err());
+        assert!(told.starts_with("making a file system in sda1: it bears an image"), "{told}");
+        assert!(before == machine.bytes("sda"));
+    }
+
+    #[test]
+    fn what_is_kept_is_told_with_its_code_and_what_to_do() {
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.change("vda", |disk| disk.is_read_only = true);
+        let told = machine.prepare(100, None).unwrap_err().told();
+        assert!(
+            told.starts_with("ZS-DSK-01: no disk is free: vda: it is read-only; try: name the disk "),
+            "{told}"
         );
     }
 
@@ -668,7 +783,7 @@ mod tests {
         machine.prepare(100, None).unwrap();
         let fail = |errno| machine.system.mount_errors.lock().unwrap().push(io::Error::from(errno));
         machine.write("vda", MIB, &[0; 4096]);
-        fail(Errno::IO);
+        (0..3).for_each(|_| fail(Errno::IO));
         assert_eq!(machine.prepare(100, None).unwrap_err().code().as_str(), "ZS-DSK-05");
         fail(Errno::NODEV);
         assert!(matches!(machine.prepare(100, None), Err(Kept::NoDriver)));
@@ -676,6 +791,36 @@ mod tests {
         fail(Errno::UCLEAN);
         machine.prepare(100, None).unwrap();
         machine.judge("vda");
+    }
+
+    /// One with a feature that this kernel does not know, say: the state in it is somebody's.
+    #[test]
+    fn a_file_system_that_only_this_kernel_cannot_mount_is_not_made_anew() {
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.prepare(100, None).unwrap();
+        let before = machine.bytes("vda");
+        let fail = |errno| machine.system.mount_errors.lock().unwrap().push(io::Error::from(errno));
+        fail(Errno::INVAL);
+        assert_eq!(machine.prepare(100, None).unwrap_err().code().as_str(), "ZS-DSK-05");
+        assert!(before == machine.bytes("vda"), "written to");
+        machine.write("vda", MIB + 1024 + 120, b"x");
+        fail(Errno::INVAL);
+        machine.prepare(100, None).unwrap();
+        assert!(before == machine.bytes("vda"), "not made anew");
+    }
+
+    #[test]
+    fn a_disk_that_can_be_pulled_out_is_not_mounted_before_a_config_names_it() {
+        let machine = Machine::new(&[("sda", 200), ("vda", 200)]);
+        machine.prepare(100, serial("sda", false)).unwrap();
+        machine.change("sda", |disk| disk.is_removable = true);
+        let calls = machine.system.calls().len();
+        assert!(find(&machine.system).is_none());
+        assert_eq!(machine.system.calls()[calls..], [""; 0]);
+        assert_eq!(machine.prepare(100, serial("sda", false)).unwrap().name(), "sda1");
+        // Nor does it stand in the way of one that stays.
+        machine.prepare(100, serial("vda", false)).unwrap();
+        assert_eq!(find(&machine.system).unwrap().name(), "vda1");
     }
 
     #[test]
@@ -691,6 +836,72 @@ mod tests {
         assert!(
             machine.system.calls()[calls..].iter().any(|call| call.ends_with("errors=remount-ro,noload"))
         );
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_writes_any_more_is_mounted_read_only() {
+        for errno in [Errno::ROFS, Errno::ACCESS, Errno::IO] {
+            let machine = Machine::new(&[("vda", 200)]);
+            machine.prepare(100, None).unwrap();
+            let before = machine.bytes("vda");
+            machine.system.mount_errors.lock().unwrap().push(io::Error::from(errno));
+            let found = find(&machine.system).unwrap();
+            assert!(found.is_read_only());
+            assert!(prepare(&machine.system, &root(150, None), Some(found)).unwrap().is_read_only());
+            assert!(before == machine.bytes("vda"));
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_when_the_kernel_has_no_ext4() {
+        let mut machine = Machine::new(&[("vda", 200)]);
+        machine.system.no_ext4 = true;
+        assert!(machine.refused(None).ends_with("this kernel has no ext4"));
+    }
+
+    #[test]
+    fn disks_that_come_late_have_their_say() {
+        let late = |selector: Option<DiskSelector>| {
+            let machine = Machine::new(&[("vda", 200), ("vdb", 300), ("vdc", 100)]);
+            let mut disks = machine.system.disks.lock().unwrap();
+            machine.system.late_disks.lock().unwrap().extend(disks.drain(1..));
+            drop(disks);
+            let wanted = selector.map(|selector| config::Disk { selector, erase: false });
+            machine.prepare(90, wanted).map(|disk| disk.name()).map_err(told)
+        };
+        assert_eq!(late(Some(DiskSelector::Largest)).unwrap(), "vdb1");
+        assert_eq!(late(Some(DiskSelector::Smallest)).unwrap(), "vdc1");
+        assert!(late(None).unwrap_err().starts_with("there are several free disks"));
+    }
+
+    #[test]
+    fn nothing_is_made_while_a_disk_that_may_have_ours_cannot_be_read() {
+        let machine = Machine::new(&[("vda", 200), ("vdb", 200)]);
+        machine.prepare(100, serial("vdb", false)).unwrap();
+        let there = machine.path("vdb");
+        machine.change("vdb", |disk| disk.device = "/nowhere".into());
+        let told = machine.refused(None);
+        assert!(
+            told.starts_with("nothing is made while a disk cannot be read: vdb: it cannot be read: "),
+            "{told}"
+        );
+        assert!(
+            machine.refused(serial("vdb", true)).starts_with("no disk is free: vdb: it cannot be read: ")
+        );
+        machine.change("vdb", |disk| disk.device = there.clone().into());
+        assert_eq!(machine.prepare(100, None).unwrap().name(), "vdb1");
+    }
+
+    #[test]
+    fn a_disk_whose_time_is_over_is_read_no_more() {
+        let machine = Machine::new(&[("vda", 200)]);
+        let disk = &machine.system.disks()[0];
+        let late = Reader::of(disk, Duration::ZERO).unwrap();
+        let errors = [
+            table::find(&late, disk).map(drop).unwrap_err(),
+            free::first_not_zero(&late, 0..disk.size, &[]).map(drop).unwrap_err(),
+        ];
+        assert!(errors.iter().all(|error| error.kind() == io::ErrorKind::TimedOut), "{errors:?}");
     }
 
     #[test]

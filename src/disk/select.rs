@@ -79,17 +79,24 @@ pub fn free(all: Vec<Surveyed>, wanted: Option<&Wanted>) -> Result<Choice, Kept>
     let may_erase = wanted.is_some_and(|wanted| wanted.erase);
     let why = |surveyed: &Surveyed| match &surveyed.content {
         Content::Kept(why) => Some(format!("{}: {why}", surveyed.disk.name)),
-        Content::Free | Content::Ours => None,
+        Content::Unread(why) => Some(format!("{}: it cannot be read: {why}", surveyed.disk.name)),
+        // It was not there when it was looked for: that disk fails now and then.
+        Content::Ours => Some(format!("{}: it has a partition of ours", surveyed.disk.name)),
+        Content::Free => None,
     };
     let kept: Vec<String> = all.iter().filter_map(why).collect();
+    let is_unread = |one: &&Surveyed| matches!(one.content, Content::Unread(_));
+    let unread: Vec<String> = all.iter().filter(is_unread).filter_map(why).collect();
+    let may_be_ours = !unread.is_empty() || all.iter().any(|one| matches!(one.content, Content::Ours));
     let (free, other): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|one| matches!(one.content, Content::Free));
     let names = |all: &[Surveyed]| all.iter().map(|one| one.disk.name.clone()).collect();
     let free_names = names(&free);
     let chosen = one_of(free, wanted, |one| one.disk.size);
     match chosen.map_err(|()| Kept::Several { what: "free disks", names: free_names })? {
+        Some(_) if !unread.is_empty() => Err(Kept::Unread(unread.join("; "))),
         Some(one) => Ok(Choice::Make(one.disk)),
-        None if may_erase && is_named(wanted) => {
+        None if may_erase && is_named(wanted) && !may_be_ours => {
             let other_names = names(&other);
             let [one] = <[_; 1]>::try_from(other)
                 .map_err(|_| Kept::Several { what: "disks to erase", names: other_names })?;
@@ -193,6 +200,13 @@ mod tests {
         }
         let twins = vec![kept_disk("vda", "ext4"), kept_disk("vdb", "ext4")];
         assert!(matches!(free(twins, serial(true).as_ref()), Err(Kept::Several { .. })));
+    }
+
+    #[test]
+    fn a_disk_with_a_partition_of_ours_is_never_erased() {
+        let ours = vec![Surveyed { disk: disk("vda", 1), content: Content::Ours }];
+        let error = free(ours, wanted(DiskSelector::Serial("S-vda".to_owned()), true).as_ref()).unwrap_err();
+        assert_eq!(error.to_string(), "no disk is free: vda: it has a partition of ours");
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl System for Linux {
         block::all(Path::new("/sys/class/block"), Path::new("/dev"))
     }
 
+    fn has_file_system(&self, kind: &str) -> bool {
+        let all = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        all.split_whitespace().any(|word| word == kind)
+    }
+
     fn set_partition(&self, disk: &Block, number: u32, start: u64, length: u64) -> io::Result<()> {
         let is_known = disk.known_partition(number).is_some();
         super::block::set_partition(&disk.device, number, start, length, is_known)
@@ -433,6 +438,10 @@ fn own(file: impl AsFd, meta: Meta) -> io::Result<()> {
     Ok(())
 }
 
+/// From so many bytes on, a file goes to its disk before it has its name, so that the last wait for all of them is short.
+/// Small ones would each cost a write of the journal. In RAM it is nothing.
+const LARGE: u64 = 1 << 20;
+
 struct LinuxFile {
     file: File,
     parent: OwnedFd,
@@ -476,6 +485,9 @@ impl NewFile for LinuxFile {
 
     fn commit(mut self: Box<Self>, meta: Meta) -> io::Result<()> {
         own(&self.file, meta)?;
+        if self.file.metadata()?.len() >= LARGE {
+            self.file.sync_data()?;
+        }
         if let Some(old) = &self.other_name {
             let (new, flags) = (self.name.as_slice(), RenameFlags::NOREPLACE);
             rustix::fs::renameat_with(&self.parent, old.as_slice(), &self.parent, new, flags)?;

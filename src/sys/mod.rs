@@ -155,6 +155,9 @@ pub trait System: Sync {
     /// The disks of the machine.
     fn disks(&self) -> Vec<Block>;
 
+    /// Whether the kernel has the driver of this file system, built in or loaded.
+    fn has_file_system(&self, kind: &str) -> bool;
+
     /// Tells the kernel of a partition, or of its new size: offset and length in bytes.
     ///
     /// # Errors

@@ -192,7 +192,8 @@ fn signers_before(site: &Site, name: &Name) -> anyhow::Result<usize> {
 }
 
 /// Lets nodes see the config of this serial, which stands there with its signatures. By hash first: an image that
-/// pins it must find it once `latest` has made it known.
+/// pins it must find it once `latest` has made it known. A signature at a time: a run that is cut here leaves signatures
+/// of two rounds, of which neither may be enough, until a config of these bytes is released again.
 pub(crate) fn release(writer: &Writer, name: &Name, serial: u64) -> anyhow::Result<()> {
     let path = site::config(name, serial);
     let json = writer.site().read(&path)?.with_context(|| format!("{path} is missing on the site"))?;
@@ -208,6 +209,11 @@ pub(crate) fn release(writer: &Writer, name: &Name, serial: u64) -> anyhow::Resu
     // with those of today.
     for ending in signature_endings(writer.site(), &by_hash)? {
         if !endings.contains(&ending) {
+            let key = ending.trim_start_matches('.').trim_end_matches(".minisig");
+            log::warn!(
+                "config {name} by its hash loses the signature of key {key}: images that pin it and count on {key} \
+                 refuse it from now on"
+            );
             writer.remove(&format!("{by_hash}{ending}"))?;
         }
     }

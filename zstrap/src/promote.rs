@@ -119,10 +119,12 @@ fn say(arguments: &Arguments, step: &Step) -> anyhow::Result<()> {
 fn steps(arguments: &Arguments, site: &Site, signers: &Signers, now: Timestamp) -> anyhow::Result<Vec<Step>> {
     let own = signers.public().map(|key| (key, "--key".to_owned()));
     let trusted = Trusted::read(&arguments.trust)?.and(own);
+    // Else one leaked key would do: what it alone has signed would get the signatures of all others here.
+    let threshold = arguments.threshold.unwrap_or(signers.count());
     let expires = arguments.expires.from(now)?;
     let sources = archs(arguments, site)?;
     let step = |(arch, serial)| {
-        let source = source(arguments, site, &trusted, (arch, serial), now)?;
+        let source = source(arguments, site, (&trusted, threshold), (arch, serial), now)?;
         let before = signers_before(site, &arguments.channel, arch)?;
         let is_latest = signers.are_enough(arguments.threshold, before)?;
         let comment = TrustedComment {
@@ -167,14 +169,13 @@ fn archs(arguments: &Arguments, site: &Site) -> anyhow::Result<Vec<(Arch, u64)>>
 fn source(
     arguments: &Arguments,
     site: &Site,
-    trusted: &Trusted,
+    (trusted, threshold): (&Trusted, usize),
     (arch, serial): (Arch, u64),
     now: Timestamp,
 ) -> anyhow::Result<Source> {
     let from = &arguments.from;
     let path = site::list(from, arch, serial);
     let bytes = site.read(&path)?.with_context(|| format!("{path} is missing on the site"))?;
-    let threshold = arguments.threshold.unwrap_or(1);
     let comment = trusted.accept(&site.place(&path), &bytes, threshold)?;
     let (kind, name) = (Kind::List, from.clone());
     Place { site: PathBuf::new(), kind, name, arch: ArchField::One(arch), serial }.check(&comment)?;
@@ -187,7 +188,7 @@ fn source(
 }
 
 /// That all are there, in their lengths: their content is for `zstrap verify --site`.
-fn check_blobs(site: &Site, list: &List) -> anyhow::Result<()> {
+pub(crate) fn check_blobs(site: &Site, list: &List) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     for entry in list.entries() {
         let EntryKind::File(content) = &entry.kind else { continue };

@@ -139,7 +139,9 @@ fn signatures_by_hash_of_keys_that_no_longer_sign_go() {
         done(work.zstrap(&["key", "new", "--out", "keys", "--name", name, "--no-password"]));
     }
     add_by(&work, &["admin", "second"]);
-    let (_, names) = add_by(&work, &["admin", "third"]);
+    let (said, names) = add_by(&work, &["admin", "third"]);
+    let gone = key_id(&work, "second");
+    assert!(said.contains(&format!("config farm by its hash loses the signature of key {gone}: ")), "{said}");
     let hash = done(work.command("sha256sum", &["farm.json"])).split(' ').next().unwrap().to_owned();
     let mut expected = vec![format!("{hash}.json"), format!("{hash}.json.minisig")];
     expected.extend(["admin", "third"].map(|key| format!("{hash}.json.{}.minisig", key_id(&work, key))));
@@ -200,4 +202,48 @@ fn hash_password_takes_a_password_from_stdin_and_refuses_short_ones() {
     let said = refused(run("passwordpassword", ""));
     assert!(said.contains("password is obvious"), "{said}");
     assert_eq!(run("Zwölf Boxkämpfer", "--memory 128").status().unwrap().code(), Some(2));
+}
+
+/// Types into a terminal of its own, after each question one word, and says what came back, the exit code, and whether
+/// the terminal shows what is typed and takes Ctrl-C as it did.
+const AT_A_TERMINAL: &str = r#"
+import os, pty, select, subprocess, sys, termios
+ours, theirs = pty.openpty()
+run = subprocess.Popen(sys.argv[2:], preexec_fn=lambda: os.login_tty(os.dup(theirs)))
+said = b""
+def until(text):
+    global said
+    while text not in said:
+        assert select.select([ours], [], [], 30)[0], said
+        said += os.read(ours, 1000)
+for question, word in zip([b"password: ", b"once more: "], sys.argv[1].split(" ")):
+    until(question)
+    assert not termios.tcgetattr(theirs)[3] & termios.ECHO
+    os.write(ours, word.encode().decode("unicode_escape").encode())
+code = run.wait(timeout=60)
+os.write(theirs, b"END")
+until(b"END")
+modes = termios.tcgetattr(theirs)[3]
+back = bool(modes & termios.ECHO and modes & termios.ISIG)
+print(said.decode(), "exit", code, "back", back)
+"#;
+
+#[test]
+fn hash_password_leaves_the_terminal_as_it_was() {
+    let work = Work::new();
+    let typed = |words: &str| {
+        let program = env!("CARGO_BIN_EXE_zstrap");
+        let words = ["-c", AT_A_TERMINAL, words, program, "config", "hash-password", "--stdin"];
+        done(work.command("/usr/bin/python3", &words))
+    };
+    // Ctrl-C without Enter, at the first question and at the second.
+    for words in [r"secret\x03", r"correct-horse\r again\x03"] {
+        let said = typed(words);
+        assert!(said.contains("zstrap: interrupted") && said.ends_with("exit 1 back True\n"), "{said}");
+    }
+    let said = typed(r"correct-horse\r correct-donkey\r");
+    assert!(said.contains("not the same") && said.ends_with("exit 1 back True\n"), "{said}");
+    let said = typed(r"correct-horse\r correct-horse\r");
+    assert!(said.contains("$argon2id$") && said.ends_with("exit 0 back True\n"), "{said}");
+    assert!(!said.contains("correct-horse"), "what was typed is shown: {said}");
 }

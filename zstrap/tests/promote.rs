@@ -232,3 +232,18 @@ fn with_a_threshold_the_channel_waits_for_the_second_signer() {
     );
     done(promote(&work, &["--threshold", "1"]));
 }
+
+/// With both keys at hand, what one of them alone has signed is not promoted: that key may have leaked.
+#[test]
+fn a_source_that_one_of_two_keys_signed_is_refused_unless_one_is_asked_for() {
+    let work = next(&["amd64"]);
+    done(work.zstrap(&["key", "new", "--out", "keys", "--name", "second", "--no-password"]));
+    let by_both = |more: &[&str]| promote(&work, &[&["--key", "keys/second.key"], more].concat());
+    let expected = "signed by 1 of the trusted keys, expected at least 2";
+    refused_and_nothing_changed(&work, by_both(&[]), expected);
+    refused_and_nothing_changed(&work, by_both(&["--dry-run"]), expected);
+    done(by_both(&["--threshold", "1"]));
+    // What both have signed needs nothing said.
+    done(publish(&work, "next", "amd64", &["--key", "keys/second.key"]));
+    done(by_both(&[]));
+}

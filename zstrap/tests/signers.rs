@@ -7,6 +7,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::{Work, all_below, done, ended, refused, text, value};
+use zstrap_formats::key::SecretKey;
 
 const CONFIG: &str = r#"{"version":1,"description":"A farm","bundle":"demo","exec":["/sbin/init"]}"#;
 
@@ -158,6 +159,26 @@ fn a_config_waits_by_hash_too() {
     assert_eq!(index["configs"][0]["serial"].to_string(), serial);
 }
 
+/// A power cut while a config is renewed by hash: there are signatures of two days.
+#[test]
+fn a_config_that_is_half_renewed_by_hash_is_named_and_repaired() {
+    let work = three();
+    let first = done(add(&work, &["anna", "ben"], &[]));
+    let by_hash = format!("site/configs/by-hash/{}.json", value(&first, "sha256"));
+    let second = config(&done(add(&work, &["anna"], &["--threshold", "2"])));
+    done(sign(&work, &[&second], "ben", &["anna"], &[]));
+    let anna = format!(".{}.minisig", id(&work, "anna"));
+    std::fs::copy(work.path(format!("{second}{anna}")), work.path(format!("{by_hash}{anna}"))).unwrap();
+    done(publish(&work, &["anna", "ben"], &[]));
+    let fault = verify(&work, "site", &["anna", "ben"], "2").output().unwrap();
+    let fault = text(&fault.stdout);
+    assert!(fault.contains(&format!("\n{}: ", by_hash.trim_start_matches("site/"))), "{fault}");
+    assert!(fault.trim_end().ends_with(" differ, expected the same bytes"), "{fault}");
+    done(sign(&work, &[&second], "ben", &["anna"], &["--threshold", "2"]));
+    done(verify(&work, "site", &["anna", "ben"], "2"));
+    assert_eq!(judged(&work, &by_hash, "anna"), judged(&work, &by_hash, "ben"));
+}
+
 #[test]
 fn a_third_signer_of_a_config_counts_by_hash_too() {
     let work = three();
@@ -261,6 +282,27 @@ fn never_replaces_a_signature_and_counts_no_key_twice() {
     assert!(text(&output.stderr).contains("signed by 1 of the trusted keys, expected at least 2"));
 }
 
+/// One secret in two files, each with an id of its own, is one signer.
+#[test]
+fn a_key_under_another_id_is_the_same_key() {
+    let work = three();
+    let twin = SecretKey::from_seed([7; 32], [1; 8]);
+    work.write("keys/twin.key", twin.to_file());
+    work.write("keys/twin.pub", twin.public().to_file());
+    work.write("keys/again.key", SecretKey::from_seed([7; 32], [2; 8]).to_file());
+    for command in [
+        publish(&work, &["twin", "again"], &["--threshold", "2"]),
+        add(&work, &["twin", "again"], &["--threshold", "2"]),
+    ] {
+        let said = refused(command);
+        assert!(said.ends_with("signing: key 0202020202020202 was given twice"), "{said}");
+    }
+    assert!(!work.path("site").exists());
+    let list = list(&done(publish(&work, &["twin"], &["--threshold", "2"])));
+    let by_again = sign(&work, &[&list], "again", &["twin"], &["--threshold", "2"]);
+    refused_and_nothing_changed(&work, by_again, "key 0202020202020202 stands twice among the trusted keys");
+}
+
 #[test]
 fn an_older_list_that_was_signed_late_does_not_turn_nodes_back() {
     let work = three();
@@ -358,6 +400,24 @@ fn verify_shows_a_signature_that_is_broken_or_over_another_comment() {
     // A node that wants two refuses it for the broken one.
     let said = refused(verify(&work, &list, &["anna", "ben", "carol"], "2"));
     assert!(said.ends_with("does not match its trusted comment"), "{said}");
+}
+
+/// `latest` is exchanged where the files are, and nowhere else.
+#[test]
+fn nodes_are_not_led_to_a_list_without_its_blobs() {
+    let work = three();
+    let list = list(&done(publish(&work, &["anna"], &["--threshold", "2"])));
+    let by_ben = |more: &[&str]| sign(&work, &[&list], "ben", &["anna"], more);
+    std::fs::rename(work.path("site/blobs"), work.path("blobs")).unwrap();
+    for more in [&["--threshold", "2"][..], &["--threshold", "2", "--dry-run"]] {
+        refused_and_nothing_changed(&work, by_ben(more), "missing or of another length: ./a");
+    }
+    assert_eq!(value(&done(by_ben(&[])), "signers"), "2");
+    assert!(!work.path("site/bundles/demo/amd64/latest").exists());
+    std::fs::rename(work.path("blobs"), work.path("site/blobs")).unwrap();
+    // Whoever has both, files and signatures, signs once more, which changes nothing but `latest`.
+    let by_anna = sign(&work, &[&list], "anna", &["ben"], &["--threshold", "2"]);
+    assert_eq!(value(&done(by_anna), "latest"), "yes");
 }
 
 /// The signers' machines: each has its key and a copy of the lists and configs, without blobs.
