@@ -324,6 +324,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_another_name_of_something_is_left_as_it_is() {
+        let (dir, state) = dir();
+        let (path, other) = (dir.path().join("mycelium/key"), dir.path().join("program"));
+        fs::create_dir(dir.path().join("mycelium")).unwrap();
+        fs::write(&other, [7; 32]).unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::hard_link(&other, &path).unwrap();
+        assert!(key_in(&state).unwrap_err().to_string().ends_with("expected one name, it has 2"));
+        assert_eq!(fs::metadata(&other).unwrap().mode() & 0o7777, 0o755);
+    }
+
+    #[test]
     fn no_link_or_pipe_that_was_planted_is_followed() {
         let (dir, state) = dir();
         let outside = tempfile::tempdir().unwrap();

@@ -53,7 +53,7 @@ pub enum Error {
     },
     /// The disk, which came only now, knows of something newer.
     #[error(transparent)]
-    Older(#[from] signed::Error),
+    Older(#[from] Box<signed::Error>),
     /// The kernel refused.
     #[error("{what}")]
     System {
@@ -182,7 +182,7 @@ pub fn prepare(
         && !is_offline
     {
         let mut signed = list.signed().into_iter().chain([config.signed()]);
-        signed.try_for_each(|signed| signed::check_newest(cache, signed))?;
+        signed.try_for_each(|signed| signed::check_newest(cache, signed)).map_err(Box::new)?;
     }
     match cache.and_then(|cache| on_disk(system, config, list, cache)) {
         Ok(root) => Ok(root),

@@ -14,6 +14,9 @@ use crate::clock::{Now, raise_clock};
 use crate::fail::{Code, Refusal};
 use crate::http::{HttpError, Source};
 
+/// Signatures as they came, with their paths.
+pub type Texts = Vec<(String, Vec<u8>)>;
+
 /// Bytes that the keys of the identity vouch for.
 #[derive(Debug)]
 pub struct Signed {
@@ -23,8 +26,8 @@ pub struct Signed {
     pub comment: TrustedComment,
     /// Where it stands on the site.
     pub path: String,
-    /// Its signatures as they came, with their paths: whoever keeps it keeps them.
-    pub signatures: Vec<(String, Vec<u8>)>,
+    /// Its signatures: whoever keeps it keeps them.
+    pub signatures: Texts,
 }
 
 /// By what a boot judges signed files.
@@ -250,7 +253,7 @@ impl Request<'_> {
         source: &dyn Source,
         identity: &Identity,
         bytes: Option<&[u8]>,
-    ) -> Result<(TrustedComment, Vec<(String, Vec<u8>)>), Error> {
+    ) -> Result<(TrustedComment, Texts), Error> {
         let texts = self.signatures(source, identity)?;
         let refused = |source| self.refused(source);
         let parsed = texts.iter().map(|(_, text)| Signature::parse(text));
@@ -285,7 +288,7 @@ impl Request<'_> {
     }
 
     /// The signatures with their paths.
-    fn signatures(&self, source: &dyn Source, identity: &Identity) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    fn signatures(&self, source: &dyn Source, identity: &Identity) -> Result<Texts, Error> {
         if identity.keyring.threshold() == 1 {
             return Ok(vec![self.signature(source, site::signature(&self.path))?]);
         }

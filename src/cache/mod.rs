@@ -34,7 +34,7 @@ use crate::fail::Chain;
 use crate::http::{Body, From, HttpError, Source};
 use crate::list::VerifiedList;
 use crate::media::Media;
-use crate::signed::{self, Request, Signed};
+use crate::signed::{self, Request, Signed, Texts};
 use crate::watchdog;
 
 pub use keep::Keep;
@@ -143,7 +143,7 @@ impl Cache {
     /// The highest serial that the keys have signed for this folder, as far as this node knows; with the signatures that
     /// prove it, which may stand there without the file.
     #[must_use]
-    pub fn seen(&self, folder: &str) -> Option<(u64, Vec<(String, Vec<u8>)>)> {
+    pub fn seen(&self, folder: &str) -> Option<(u64, Texts)> {
         let folder = Folder::parse(folder)?;
         self.candidates(&folder).next().map(|(serial, _, signatures)| (serial, signatures))
     }
@@ -162,7 +162,7 @@ impl Cache {
     fn candidates<'a>(
         &'a self,
         folder: &'a Folder<'a>,
-    ) -> impl Iterator<Item = (u64, Request<'a>, Vec<(String, Vec<u8>)>)> + 'a {
+    ) -> impl Iterator<Item = (u64, Request<'a>, Texts)> + 'a {
         let names = self.store.names(folder.path).unwrap_or_else(|error| self.fail(folder.path, &error));
         let signatures =
             names.iter().filter_map(|name| name.strip_suffix(".minisig")?.split_once(folder.ending()));
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::early::Machine;
-    use crate::fail::Failure;
+    use crate::fail::{Failure, Refusal as _};
     use crate::network::Online;
     use crate::sys::fake::{self, Fault, Recorder, Site};
     use zstrap_formats::digest::{ContentDigest, sha256};
@@ -330,20 +330,28 @@ mod tests {
 
     /// A site with this serial, whose program is this.
     fn site_of(serial: u64, program: &[u8]) -> Site {
-        let (mut site, name, arch) = (Site::default(), "demo".parse().unwrap(), Arch::native().unwrap());
-        let list = List::new(vec![fake::file_entry(b"init", ContentDigest::of(program))]).unwrap();
-        let files = [
-            (site::config(&name, serial), CONFIG.to_owned(), fake::comment("config", "any")),
-            (site::list(&name, arch, serial), list.to_text(), fake::comment("list", arch.as_str())),
-        ];
-        for (path, text, comment) in files {
+        site_with(serial, CONFIG, Some(("demo", program)))
+    }
+
+    /// A site with a config that says this, and this program in a bundle, if any.
+    fn site_with(serial: u64, config: &str, bundle: Option<(&str, &[u8])>) -> Site {
+        let (mut site, arch, signed) = (Site::default(), Arch::native().unwrap(), fake::SERIAL.to_string());
+        let mut publish = |path: String, text: &str, latest: String, comment: String| {
             site.insert(&path, text.as_bytes());
-            site.sign(&path, &comment.replace(&fake::SERIAL.to_string(), &serial.to_string()));
-        }
-        for latest in [site::config_latest(&name), site::bundle_latest(&name, arch)] {
+            site.sign(&path, &comment.replace(&signed, &serial.to_string()));
             site.insert(&latest, serial.to_string().as_bytes());
+        };
+        let demo = "demo".parse().unwrap();
+        let comment = fake::comment("config", "any");
+        publish(site::config(&demo, serial), config, site::config_latest(&demo), comment);
+        if let Some((name, program)) = bundle {
+            let list = List::new(vec![fake::file_entry(b"init", ContentDigest::of(program))]).unwrap();
+            let comment = fake::comment("list", arch.as_str()).replace("name=demo", &format!("name={name}"));
+            let name = name.parse().unwrap();
+            let (path, latest) = (site::list(&name, arch, serial), site::bundle_latest(&name, arch));
+            publish(path, &list.to_text(), latest, comment);
+            site.insert(&site::blob(&sha256(program)), program);
         }
-        site.insert(&site::blob(&sha256(program)), program);
         site
     }
 
@@ -506,5 +514,94 @@ mod tests {
             assert_eq!(reason(&site, disk.path()), RUNS);
             assert_eq!((site.offsets().len(), std::fs::read(&content).unwrap()), (1, b"one".to_vec()));
         }
+    }
+
+    fn other_config(more: &str) -> String {
+        CONFIG.replace(r#""bundle":"demo""#, &format!(r#""bundle":"other"{more}"#))
+    }
+
+    #[test]
+    fn the_version_before_stays_although_the_bundle_changes() {
+        let disk = tempfile::tempdir().unwrap();
+        assert_eq!(reason(&site_of(fake::SERIAL, b"one"), disk.path()), RUNS);
+        let other = site_with(fake::SERIAL + 1, &other_config(""), Some(("other", b"two")));
+        assert_eq!(reason(&other, disk.path()), RUNS);
+        let mut both = [sha256(b"one").to_string(), sha256(b"two").to_string()];
+        both.sort();
+        assert_eq!(names(disk.path(), "blobs/sha256"), both);
+        assert_eq!(names(disk.path(), &lists()).len(), 2);
+        // Back again: nothing has to be fetched.
+        let back = site_of(fake::SERIAL + 2, b"one");
+        assert_eq!((reason(&back, disk.path()), back.offsets()), (RUNS, vec![]));
+    }
+
+    #[test]
+    fn a_newer_config_that_cannot_be_booted_bounds_the_older_one_of_the_disk() {
+        let disk = tempfile::tempdir().unwrap();
+        assert_eq!(reason(&site_of(fake::SERIAL, b"one"), disk.path()), RUNS);
+        let with = |more: &str| site_with(fake::SERIAL + 1, &other_config(more), None);
+        // The list of the new bundle is not there.
+        assert_eq!(reason(&with(r#","bundles":["demo"]"#), disk.path()), RUNS);
+        assert_eq!(reason(&with(""), disk.path()), "not-found");
+        let least = fake::SERIAL + 1;
+        let newer = format!(r#","bundles":["demo"],"min_serial":{least}"#);
+        assert_eq!(reason(&with(&newer), disk.path()), "not-found");
+    }
+
+    #[test]
+    fn what_was_seen_without_being_kept_counts_and_the_version_of_the_disk_boots() {
+        let disk = tempfile::tempdir().unwrap();
+        let old = site_of(fake::SERIAL, b"old");
+        assert_eq!(reason(&old, disk.path()), RUNS);
+        let (new, identity) = (site_of(fake::SERIAL + 1, b"new"), identity());
+        let terms = || fake::now().into();
+        let config =
+            crate::config::obtain(&fake::servers(&new), &identity, &Default::default(), terms()).unwrap();
+        let list = crate::list::obtain(&fake::servers(&new), &identity, &config, terms()).unwrap();
+        let cache = Cache::open(disk.path(), &identity).unwrap();
+        cache.remember(&config, &list).unwrap();
+        assert_eq!(
+            (cache.seen(&lists()).unwrap().0, cache.newest(&lists())),
+            (fake::SERIAL + 1, Some(fake::SERIAL))
+        );
+        assert_eq!(reason(&dead(), disk.path()), RUNS);
+        // A server that has the version of the disk is older than what was seen.
+        let (failure, _) = boot(&old, disk.path());
+        assert_eq!(failure.reason(), RUNS);
+        std::fs::remove_file(disk.path().join("site/blobs/sha256").join(sha256(b"old").to_string())).unwrap();
+        assert_eq!(reason(&old, disk.path()), "older-than-seen");
+    }
+
+    #[test]
+    fn a_disk_that_comes_late_knows_what_was_seen() {
+        let disk = tempfile::tempdir().unwrap();
+        assert_eq!(reason(&site_of(fake::SERIAL + 1, b"new"), disk.path()), RUNS);
+        let (old, identity) = (site_of(fake::SERIAL, b"old"), identity());
+        let terms = || fake::now().into();
+        let config =
+            crate::config::obtain(&fake::servers(&old), &identity, &Default::default(), terms()).unwrap();
+        let list = crate::list::obtain(&fake::servers(&old), &identity, &config, terms()).unwrap();
+        let mut keep = Keep::pretended(Cache::open(disk.path(), &identity).unwrap());
+        let root = crate::root::prepare(&Recorder::default(), &identity, &config, &list, &mut keep, false);
+        assert_eq!(root.err().unwrap().reason(), "older-than-seen");
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_read_has_not_seen_nothing() {
+        let disk = tempfile::tempdir().unwrap();
+        let cache = Cache::open(disk.path(), &identity()).unwrap();
+        let path = lists();
+        let folder = Folder::parse(&path).unwrap();
+        let ignore = |errno: Errno| {
+            let source = HttpError::Transport { url: String::new(), source: errno.into() };
+            let error = signed::Error::Get { what: String::new(), source };
+            assert!(cache.or_ignore::<()>(&folder, 1, Err(error)).is_none());
+            cache.has_failed()
+        };
+        // What somebody has left there is none.
+        assert!(![Errno::LOOP, Errno::NXIO, Errno::ISDIR].into_iter().any(ignore));
+        assert!(ignore(Errno::IO));
+        let keep = Keep::pretended(cache);
+        assert!(keep.cache().is_none() && keep.shared().is_none());
     }
 }

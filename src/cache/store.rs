@@ -164,7 +164,7 @@ impl Store {
     /// The kernel's refusal; [`io::ErrorKind::NotFound`] when there is none.
     pub fn content(&self, sha256: &Sha256) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
-        let file = File::from(below(&self.contents, &sha256.to_string(), flags, Mode::empty())?);
+        let file = File::from(below(&self.contents, sha256.to_string(), flags, Mode::empty())?);
         if !is_plain(&file)? {
             return Err(io::Error::other("not a plain file of one name"));
         }
