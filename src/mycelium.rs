@@ -178,6 +178,10 @@ fn check_key(file: OwnedFd) -> io::Result<()> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(named(io::Error::other("expected a regular file")));
     }
+    // What it is another name of would get other permissions.
+    if stat.st_nlink != 1 {
+        return Err(named(io::Error::other(format!("expected one name, it has {}", stat.st_nlink))));
+    }
     rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600)).or_else(unwritable).map_err(named)?;
     let mut bytes = Vec::new();
     File::from(file).take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(named)?;
