@@ -166,6 +166,32 @@ fn warns_when_another_key_takes_over_a_config_that_images_pin() {
     assert!(said.contains(&format!("was signed by key {before}, now by {now}: ")), "{said}");
 }
 
+/// A debug session comes over the overlay network, and this config has none.
+#[test]
+fn check_and_add_warn_when_debug_is_on_and_no_overlay_is() {
+    let work = Work::new();
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
+    let debug = format!(r#""debug":{{"enabled":true,"allow":["400:1::2"],"password_hash":"{hash}"}},"exec""#);
+    let alone = GOOD.replace("\"exec\"", &debug);
+    let warned = |json: &str| {
+        work.write("farm.json", json);
+        let check = work.zstrap(&["config", "check", "farm.json"]);
+        let add = work.zstrap(&["config", "add", "farm.json", "--site", "site", "--key", "keys/admin.key"]);
+        [check, add].map(|mut command| {
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            text(&output.stderr)
+                .contains("debug is on, and mycelium names no peers and no address to listen at")
+        })
+    };
+    assert_eq!(warned(&alone), [true, true]);
+    assert_eq!(warned(GOOD), [false, false]);
+    for mycelium in [r#"{"peers":["tcp://192.0.2.7:9651"]}"#, r#"{"listen":["tcp://[::]:9651"]}"#] {
+        let with = alone.replace("\"debug\"", &format!("\"mycelium\":{mycelium},\"debug\""));
+        assert_eq!(warned(&with), [false, false]);
+    }
+}
+
 /// A config takes the hash, and the reference implementation of argon2 says that it is of this password.
 fn check_hash(work: &Work, password: &str, hash: &str) {
     let debug = format!(r#""debug":{{"enabled":true,"allow":["400:1::2"],"password_hash":"{hash}"}},"exec""#);
