@@ -69,6 +69,17 @@ pub fn is_whole(file: &Reader, start: u64) -> io::Result<bool> {
     Ok(has_magic(&block) && (!has_checksum || word(&block, 1020) == crc32c(&block[..1020])))
 }
 
+/// Whether its journal has what is not yet in its place.
+///
+/// # Errors
+/// The disk's.
+pub fn has_journal_to_replay(file: &Reader, start: u64) -> io::Result<bool> {
+    /// `needs_recovery` in s_feature_incompat.
+    const NEEDS_RECOVERY: u32 = 4;
+    let block = read(file, start + SUPERBLOCK, 1024)?;
+    Ok(has_magic(&block) && word(&block, 96) & NEEDS_RECOVERY != 0)
+}
+
 fn has_magic(block: &[u8]) -> bool {
     block[56..58] == [0x53, 0xef]
 }
