@@ -233,7 +233,7 @@ fn fetched(
     let (is_offline, keep) = (online.is_from_disk(), &mut machine.keep);
     let fill = |root| fetch::files(system, online.servers(), list, root);
     console::stage_begins(Stage::Root);
-    let root = root::prepare(system, identity, config, list, keep, is_offline);
+    let root = root::prepare(system, identity, config, list, (keep, &mut machine.modules), is_offline);
     let root = root.map_err(|error| Failure::of(Stage::Root, error))?;
     let is_on_disk = root.is_on_disk();
     console::stage_begins(Stage::Fetch);

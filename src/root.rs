@@ -22,6 +22,7 @@ use crate::console::status;
 use crate::disk;
 use crate::fail::{Code, Refusal};
 use crate::list::VerifiedList;
+use crate::modules::Modules;
 use crate::signed;
 use crate::sys::{Meta, Mount, NO_EXEC, RootDir, System};
 
@@ -166,7 +167,7 @@ pub fn prepare(
     identity: &Identity,
     config: &NodeConfig,
     list: &VerifiedList,
-    keep: &mut Keep,
+    (keep, modules): (&mut Keep, &mut Modules),
     is_offline: bool,
 ) -> Result<Root, Error> {
     keep.why_ram = None;
@@ -175,7 +176,7 @@ pub fn prepare(
     }
     let cache = match keep.shared() {
         Some(cache) if is_offline => Ok(cache),
-        _ => keep.prepare(system, &config.fields().root, identity),
+        _ => keep.prepare(system, modules, &config.fields().root, identity),
     };
     if let Ok(cache) = &cache
         && !is_offline

@@ -262,6 +262,11 @@ pub struct Debug {
     pub password_hash: String,
 }
 
+/// How many networks `debug.allow` may name: each becomes two rules of a batch that the kernel takes as a whole.
+pub const MAX_DEBUG_NETWORKS: usize = 64;
+/// What is wider is open to strangers: the largest private network, and the smallest that a provider gets.
+const WIDEST_NETWORK: (u8, u8) = (8, 32);
+
 /// An address and the length of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -269,6 +274,32 @@ pub struct Network {
     pub address: IpAddr,
     /// Prefix length in bits.
     pub prefix: u8,
+}
+
+impl Network {
+    /// Whether this address is one of it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let same = |one: u128, other: u128, bits: u32| {
+            (one ^ other).checked_shr(bits - u32::from(self.prefix)).unwrap_or(0) == 0
+        };
+        match (self.address, address) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => same(one.to_bits().into(), other.to_bits().into(), 32),
+            (IpAddr::V6(one), IpAddr::V6(other)) => same(one.to_bits(), other.to_bits(), 128),
+            _ => false,
+        }
+    }
+
+    fn is_too_wide(&self) -> bool {
+        let (v4, v6) = WIDEST_NETWORK;
+        self.prefix < if self.address.is_ipv4() { v4 } else { v6 }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
 }
 
 impl FromStr for Network {
@@ -749,6 +780,13 @@ impl RawDebug {
         if let Some(hash) = &self.password_hash {
             check_argon2id(hash).map_err(|problem| field("debug.password_hash", problem))?;
         }
+        if allow.len() > MAX_DEBUG_NETWORKS {
+            return Err(field("debug.allow", format!("expected at most {MAX_DEBUG_NETWORKS} networks")));
+        }
+        if let Some(wide) = allow.iter().find(|network| network.is_too_wide()) {
+            let (v4, v6) = WIDEST_NETWORK;
+            return Err(field("debug.allow", format!("{wide} is wider than /{v4} of IPv4 or /{v6} of IPv6")));
+        }
         match (self.enabled, self.password_hash) {
             (false, _) => Ok(None),
             (true, Some(password_hash)) if !allow.is_empty() => Ok(Some(Debug { allow, password_hash })),
@@ -865,12 +903,32 @@ mod tests {
         for network in ["10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/", "10.0.0.0/8/8", "10.0.0"] {
             assert_eq!(problem_field("debug", debug(json!([network]), HASH.into())), "debug.allow");
         }
+        for all in ["::/0", "0.0.0.0/0", "400::/7", "400::/31", "10.0.0.0/7"] {
+            let refusal =
+                with("debug", debug(json!(["400:1::2", all]), HASH.into())).unwrap_err().to_string();
+            assert!(refusal.contains(&format!("{all} is wider than /8 of IPv4 or /32 of IPv6")), "{refusal}");
+        }
+        let many = |count: usize| debug(json!(vec!["500:2::/32"; count]), HASH.into());
+        assert!(with("debug", many(MAX_DEBUG_NETWORKS)).is_ok());
+        assert_eq!(problem_field("debug", many(MAX_DEBUG_NETWORKS + 1)), "debug.allow");
         for clear in
             ["secret", "$argon2i$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub", "$argon2id$", ""]
         {
             assert_eq!(problem_field("debug", debug(json!(["::1"]), clear.into())), "debug.password_hash");
         }
         assert_eq!(with("debug", json!({"enabled": false})).unwrap().debug, None);
+    }
+
+    #[test]
+    fn a_network_contains_its_addresses_and_no_others() {
+        let contains = |network: &str, address: &str| {
+            network.parse::<Network>().unwrap().contains(address.parse().unwrap())
+        };
+        assert!(contains("500:2::/64", "500:2::ffff") && contains("500:2::9/64", "500:2::1"));
+        assert!(!contains("500:2::/64", "500:2:0:1::"));
+        assert!(contains("400:1::2", "400:1::2") && !contains("400:1::2", "400:1::3"));
+        assert!(contains("10.1.2.3/23", "10.1.3.255") && !contains("10.1.2.3/23", "10.1.4.0"));
+        assert!(contains("::/0", "ffff::") && !contains("::/0", "10.0.0.1") && !contains("0.0.0.0/0", "::"));
     }
 
     #[test]

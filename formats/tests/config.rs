@@ -14,11 +14,10 @@ use serde_json::{Value, json};
 use zstrap_formats::config::{Config, KNOWN};
 
 /// What a schema cannot tell: names that stand twice, sums, ranges of numbers in texts.
-const BEYOND_THE_SCHEMA: [&str; 12] = [
+const BEYOND_THE_SCHEMA: [&str; 11] = [
     "bundle-twice",
     "debug-memory-too-little",
     "debug-memory-too-much",
-    "debug-network-too-long",
     "disk-size-backwards",
     "grace-too-long",
     "headroom-too-much",

@@ -279,7 +279,7 @@ fn the_config_with_every_field() {
 fn the_config_with_every_field_of_today() {
     let mut config = Config::parse_strict(&bytes("config/every-field.json")).unwrap();
     assert_eq!((config.root.offline_grace, config.mycelium.interface.as_str()), (7 * 86_400, "mycelium"));
-    assert_eq!(config.debug.as_ref().unwrap().allow[0], "400::/7".parse().unwrap());
+    assert_eq!(config.debug.as_ref().unwrap().allow[0], "400:1234::/32".parse().unwrap());
     assert_eq!(config.must_understand, ["root.offline_grace", "mycelium.interface"]);
     // All else is as in 1.0.
     let full = Config::parse_strict(&bytes("config/full.json")).unwrap();

@@ -6,15 +6,17 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use zstrap_formats::digest::Sha256;
 
+use crate::artefacts;
 use crate::boot::{BOUND, expect_payload};
 use crate::chance::Chance;
-use crate::disk::{Disk, SIZE};
+use crate::disk::{self, Disk, SIZE};
 use crate::dump;
 use crate::dump::Dump;
 use crate::site::{IMPATIENT, Scene, Tree, noise};
@@ -113,7 +115,7 @@ impl Course {
             let machine = scene.machine()?.append(IMPATIENT).disk(&killed.disk);
             let mut vm = dump.by(machine).start()?;
             if vm.wait_exit(BOUND)?.reason == Reason::Reset {
-                vm.assert_never("payload:")?;
+                vm.assert_never("] handoff: ")?;
                 vm.assert_line("] fail: code=")?;
                 return Ok(false);
             }
@@ -209,18 +211,34 @@ impl Victim {
     /// disk had a version before the kill, there is one to boot.
     pub fn survives(&mut self, point: Point, name: &str, also_alone: bool) -> Result<String> {
         let killed = self.course.killed(&self.scene, point, name)?;
+        let as_killed = killed.disk.copy(&format!("{name}-as-killed"))?;
+        let judged = self.judge(&killed, also_alone);
+        if judged.is_err() {
+            keep(&as_killed, self.scene.name())?;
+        }
+        // Tests in RAM have no room for many disks.
+        for disk in [&killed.disk, &as_killed] {
+            std::fs::remove_file(disk.path()).context("deleting the disk of a killed machine")?;
+        }
+        judged.map(|()| killed.to_string())
+    }
+
+    fn judge(&mut self, killed: &Killed, also_alone: bool) -> Result<()> {
         let lists: Vec<&Path> = self.lists.iter().map(PathBuf::as_path).collect();
         if also_alone {
             self.scene.server.pause();
-            let booted = self.course.recovers_alone(&self.scene, &killed, &self.dump, &lists)?;
+            let booted = self.course.recovers_alone(&self.scene, killed, &self.dump, &lists)?;
             self.scene.server.resume()?;
             ensure!(booted || lists.len() == 1, "{killed}: nothing to boot from without a server");
         }
-        self.course.recovers(&self.scene, &killed, &self.dump, &lists[lists.len() - 1..])?;
-        // Tests in RAM have no room for many disks.
-        std::fs::remove_file(killed.disk.path()).context("deleting the disk of a killed machine")?;
-        Ok(killed.to_string())
+        self.course.recovers(&self.scene, killed, &self.dump, &lists[lists.len() - 1..]).map(drop)
     }
+}
+
+/// Keeps a disk beside the log of its machine.
+fn keep(disk: &Disk, name: &str) -> Result<()> {
+    let kept = artefacts::out().join("qemu-tests").join(format!("{name}.raw"));
+    disk::run(Command::new("cp").arg("--sparse=always").args([disk.path(), &kept])).map(drop)
 }
 
 /// A bundle of twenty files and 6 MB, and its next version: some files have other bytes, one is gone, one is new, one has

@@ -98,6 +98,11 @@ impl Scene {
         PublicKey::parse(public).with_context(|| format!("reading the key `{public}`"))
     }
 
+    /// What names the logs of its machines.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The folder of the site.
     pub fn site(&self) -> PathBuf {
         self.folder.path().join("site")

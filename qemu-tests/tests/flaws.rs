@@ -59,7 +59,7 @@ impl World {
             self.dump.expect(&vm, one_of(&vm, lists)?)?;
         } else {
             vm.expect_exit(&Reason::Reset, BOUND)?;
-            vm.assert_never("payload:")?;
+            vm.assert_never("] handoff: ")?;
             vm.assert_line("] fail: code=")?;
         }
         Ok((has_booted, vm))
@@ -146,7 +146,7 @@ fn an_update_that_the_disk_fails_to_write_leaves_one_version_or_the_other() -> R
     vm.assert_never("] cache: kept ")?;
     let (has_booted, vm) = world.boots_alone(&disk, &[&first, &newer])?;
     ensure!(has_booted, vm.failed("no version is there any more"));
-    world.boots(&disk, &newer)?.assert_line("] cache: kept ")?;
+    world.boots(&disk, &newer)?.assert_line("] root: ready kind=disk ")?;
     disk.check(&disk.ours()?)
 }
 

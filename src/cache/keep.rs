@@ -75,6 +75,7 @@ impl Keep {
     pub fn prepare(
         &mut self,
         system: &dyn System,
+        modules: &mut Modules,
         root: &Root,
         identity: &Identity,
     ) -> Result<Arc<Cache>, String> {
@@ -82,7 +83,7 @@ impl Keep {
             let found = self.disk.take();
             // Another disk may come of it, or none: what is open is of the one that was found.
             self.cache = None;
-            let disk = disk::prepare(system, root, found).map_err(|kept| kept.told())?;
+            let disk = disk::prepare(system, modules, root, found).map_err(|kept| kept.told())?;
             self.disk = Some(disk);
             self.is_prepared = true;
         }
@@ -135,7 +136,7 @@ mod tests {
         let mut keep = Keep { cache: Some(Arc::new(cache)), ..Keep::default() };
         let json = br#"{"version":1,"bundle":"demo","exec":["/init"],"root":{"size":"64MiB"}}"#;
         let root = zstrap_formats::config::Config::parse_strict(json).unwrap().root;
-        assert!(keep.prepare(&system, &root, &identity).is_err());
+        assert!(keep.prepare(&system, &mut Modules::default(), &root, &identity).is_err());
         assert!(keep.cache().is_none() && keep.shared().is_none() && keep.disk().is_none());
     }
 }

@@ -584,7 +584,14 @@ mod tests {
             crate::config::obtain(&fake::servers(&old), &identity, &Default::default(), terms()).unwrap();
         let list = crate::list::obtain(&fake::servers(&old), &identity, &config, terms()).unwrap();
         let mut keep = Keep::pretended(Cache::open(disk.path(), &identity).unwrap());
-        let root = crate::root::prepare(&Recorder::default(), &identity, &config, &list, &mut keep, false);
+        let root = crate::root::prepare(
+            &Recorder::default(),
+            &identity,
+            &config,
+            &list,
+            (&mut keep, &mut Default::default()),
+            false,
+        );
         assert_eq!(root.err().unwrap().reason(), "older-than-seen");
     }
 

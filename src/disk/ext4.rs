@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 
 use zstrap_formats::gpt::Piece;
 
-use super::table::{DISK, read, write};
+use super::table::{DISK, Reader, read, write};
 use crate::unzstd::Unzstd;
 use crate::watchdog;
 
@@ -48,7 +48,7 @@ pub fn make(file: &File, start: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The disk's.
-pub fn size(file: &File, start: u64) -> io::Result<Option<u64>> {
+pub fn size(file: &Reader, start: u64) -> io::Result<Option<u64>> {
     let block = read(file, start + SUPERBLOCK, 1024)?;
     let word = |at: usize| u64::from(word(&block, at));
     // s_log_block_size, s_blocks_count_lo and _hi of ext4(5).
@@ -61,12 +61,23 @@ pub fn size(file: &File, start: u64) -> io::Result<Option<u64>> {
 ///
 /// # Errors
 /// The disk's.
-pub fn is_whole(file: &File, start: u64) -> io::Result<bool> {
+pub fn is_whole(file: &Reader, start: u64) -> io::Result<bool> {
     /// `metadata_csum` in s_feature_ro_compat.
     const HAS_CHECKSUM: u32 = 0x400;
     let block = read(file, start + SUPERBLOCK, 1024)?;
     let has_checksum = word(&block, 100) & HAS_CHECKSUM != 0;
     Ok(has_magic(&block) && (!has_checksum || word(&block, 1020) == crc32c(&block[..1020])))
+}
+
+/// Whether its journal has what is not yet in its place.
+///
+/// # Errors
+/// The disk's.
+pub fn has_journal_to_replay(file: &Reader, start: u64) -> io::Result<bool> {
+    /// `needs_recovery` in s_feature_incompat.
+    const NEEDS_RECOVERY: u32 = 4;
+    let block = read(file, start + SUPERBLOCK, 1024)?;
+    Ok(has_magic(&block) && word(&block, 96) & NEEDS_RECOVERY != 0)
 }
 
 fn has_magic(block: &[u8]) -> bool {
@@ -88,15 +99,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::process::Command;
+    use std::time::Duration;
+
+    fn reader(file: &tempfile::NamedTempFile) -> Reader {
+        Reader::new(file.reopen().unwrap(), Duration::MAX / 4)
+    }
 
     #[test]
     fn the_template_is_a_file_system_without_a_fault() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let start = 1 << 20;
         file.as_file().set_len(start + SIZE).unwrap();
-        assert_eq!(size(file.as_file(), start).unwrap(), None);
+        assert_eq!(size(&reader(&file), start).unwrap(), None);
         make(file.as_file(), start).unwrap();
-        assert_eq!(size(file.as_file(), start).unwrap(), Some(SIZE));
+        assert_eq!(size(&reader(&file), start).unwrap(), Some(SIZE));
         let place = format!("{}?offset={start}", file.path().display());
         let output = Command::new("e2fsck").args(["-fn", &place]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -136,6 +152,6 @@ mod tests {
         let (read_only, start) = (File::open(file.path()).unwrap(), 0);
         make(&read_only, start).unwrap_err();
         file.as_file().set_len(SIZE).unwrap();
-        assert_eq!(size(file.as_file(), start).unwrap(), None);
+        assert_eq!(size(&reader(&file), start).unwrap(), None);
     }
 }

@@ -4,9 +4,9 @@
 //! nobody outside can foretell; or they have nothing but what we write first ourselves, and were cut. Failure: there is
 //! none: what cannot be read is kept.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 use zstrap_formats::disk_signature as signature;
 use zstrap_formats::gpt::Piece;
@@ -14,7 +14,7 @@ use zstrap_formats::slot;
 
 use super::block::Block;
 use super::make;
-use super::table::{self, Found, read};
+use super::table::{self, Found, Reader, read};
 
 const MIB: u64 = 1 << 20;
 /// How much of the begin and of the end has to be zero.
@@ -26,6 +26,9 @@ const MAX_TOLD: usize = 8;
 /// Where an image of ours has its slot, if the disk bears one: images are smaller.
 const IMAGE: u64 = 512 * MIB;
 
+/// How long a disk may take to be looked at as a whole.
+pub const SURVEY: Duration = Duration::from_secs(300);
+
 /// What is on a disk.
 #[derive(Debug)]
 pub enum Content {
@@ -35,13 +38,18 @@ pub enum Content {
     Free,
     /// Something, or what cannot be told.
     Kept(String),
+    /// What cannot be told, and may be ours: why.
+    Unread(String),
 }
 
 /// Looks at a disk.
 pub fn look_at(disk: &Block) -> Content {
+    let table = Reader::of(disk, SURVEY).and_then(|file| Ok((table::find(&file, disk)?, file)));
+    let (found, file) = match table {
+        Ok(table) => table,
+        Err(error) => return Content::Unread(error.to_string()),
+    };
     let look = || -> io::Result<Content> {
-        let file = disk.open()?;
-        let found = table::find(&file, disk)?;
         if found.as_ref().is_some_and(|found| !table::own(disk, found).is_empty()) {
             return Ok(Content::Ours);
         }
@@ -59,7 +67,7 @@ pub fn look_at(disk: &Block) -> Content {
 ///
 /// # Errors
 /// The disk's.
-pub fn first_not_zero(file: &File, range: Range<u64>, pieces: &[Piece]) -> io::Result<Option<u64>> {
+pub fn first_not_zero(file: &Reader, range: Range<u64>, pieces: &[Piece]) -> io::Result<Option<u64>> {
     for chunk in chunks(range)? {
         let length = usize::try_from(chunk.end - chunk.start).unwrap_or(usize::MAX);
         let mut bytes = read(file, chunk.start, length)?;
@@ -126,7 +134,7 @@ fn take_away(bytes: &mut [u8], start: u64, piece: &Piece) {
 }
 
 /// What stands there, as far as it is known; else where something stands.
-fn describe(file: &File, disk: &Block, found: Option<&Found>, offset: u64) -> io::Result<String> {
+fn describe(file: &Reader, disk: &Block, found: Option<&Found>, offset: u64) -> io::Result<String> {
     let sector = u64::from(disk.sector);
     let whole = names(file, 0..disk.size)?;
     if let Some(found) = found {
@@ -147,7 +155,7 @@ fn describe(file: &File, disk: &Block, found: Option<&Found>, offset: u64) -> io
     Ok(whole.join(", "))
 }
 
-fn partitions(kind: &str, file: &File, disk: &Block, extents: Vec<Range<u64>>) -> String {
+fn partitions(kind: &str, file: &Reader, disk: &Block, extents: Vec<Range<u64>>) -> String {
     let count = extents.len();
     let text = |extent: &Range<u64>| {
         let extent = extent.start..extent.end.min(disk.size);
@@ -163,7 +171,7 @@ fn partitions(kind: &str, file: &File, disk: &Block, extents: Vec<Range<u64>>) -
     format!("{kind} with {count} partition{s}{colon}{}{more}", told.join(", "))
 }
 
-fn names(file: &File, range: Range<u64>) -> io::Result<Vec<&'static str>> {
+fn names(file: &Reader, range: Range<u64>) -> io::Result<Vec<&'static str>> {
     let size = range.end.saturating_sub(range.start);
     let part = |most: usize| usize::try_from(size).unwrap_or(most).min(most);
     let (head, tail) = (part(signature::HEAD), part(signature::TAIL));
@@ -177,7 +185,7 @@ fn names(file: &File, range: Range<u64>) -> io::Result<Vec<&'static str>> {
 ///
 /// # Errors
 /// The disk's.
-pub fn is_boot_medium(file: &File, disk: &Block) -> io::Result<bool> {
+pub fn is_boot_medium(file: &Reader, disk: &Block) -> io::Result<bool> {
     let (begins, own) = begins(file, disk)?;
     let is_own = |at: u64| own.iter().any(|own| own.contains(&at));
     let mut done = 0;
@@ -201,7 +209,7 @@ pub fn is_boot_medium(file: &File, disk: &Block) -> io::Result<bool> {
 }
 
 /// Where the disk and its partitions begin, in order; and the extents of ours.
-fn begins(file: &File, disk: &Block) -> io::Result<(Vec<u64>, Vec<Range<u64>>)> {
+fn begins(file: &Reader, disk: &Block) -> io::Result<(Vec<u64>, Vec<Range<u64>>)> {
     let sector = u64::from(disk.sector);
     let (mut begins, mut own) = (vec![0], Vec::new());
     if let Some(found) = table::find(file, disk)? {

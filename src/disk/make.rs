@@ -14,8 +14,8 @@ use zstrap_formats::gpt::{Guid, OUR_TYPE, Piece, Table, protective_mbr};
 use super::Kept;
 use super::block::Block;
 use super::ext4;
-use super::free::{EDGE, first_not_zero, is_boot_medium};
-use super::table::{DISK, Own, find, in_the_way, open_alone, own, read, write};
+use super::free::{EDGE, SURVEY, first_not_zero, is_boot_medium};
+use super::table::{DISK, Own, Reader, TABLE, find, in_the_way, open_alone, own, read, write};
 use crate::sys::System;
 use crate::{media, watchdog};
 
@@ -38,7 +38,7 @@ fn table_of(disk: &Block, last: u64) -> Option<Table> {
 ///
 /// # Errors
 /// The disk's.
-pub fn begun(file: &File, disk: &Block) -> io::Result<Vec<Piece>> {
+pub fn begun(file: &Reader, disk: &Block) -> io::Result<Vec<Piece>> {
     let sector = u64::from(disk.sector);
     let last_entries = disk.geometry().last().saturating_sub((ENTRIES * ENTRY) as u64 / sector);
     for place in [last_entries, 2] {
@@ -67,6 +67,7 @@ pub fn partition(disk: &Block, size: u64, is_free: bool) -> Result<Own, Kept> {
     let made = || -> io::Result<()> {
         let file = open_alone(disk)?;
         if !is_free {
+            spare_boot_media(disk)?;
             erase(&file, disk)?;
         }
         write(&file, &pieces)?;
@@ -74,7 +75,7 @@ pub fn partition(disk: &Block, size: u64, is_free: bool) -> Result<Own, Kept> {
         ext4::make(&file, MIB)
     };
     made().map_err(|error| Kept::io("making a partition on", &disk.name, error))?;
-    let found = disk.open().and_then(|file| find(&file, disk));
+    let found = Reader::of(disk, TABLE).and_then(|file| find(&file, disk));
     let found = found.map_err(|error| Kept::io("reading the table of", &disk.name, error))?;
     let made = found.and_then(|found| own(disk, &found).pop());
     let made = made.filter(|own| own.partition.first * sector == MIB);
@@ -99,7 +100,6 @@ fn table_for(disk: &Block, size: u64) -> Result<Table, Kept> {
 
 /// Nobody is to find what the disk was before: tables and superblocks stand at its begin and its end.
 fn erase(file: &File, disk: &Block) -> io::Result<()> {
-    spare_boot_media(file, disk)?;
     let zeros = vec![0; MIB as usize];
     let edges = (0..EDGE.min(disk.size))
         .step_by(MIB as usize)
@@ -112,8 +112,8 @@ fn erase(file: &File, disk: &Block) -> io::Result<()> {
 }
 
 /// What a machine boots from is not changed, even if a partition of ours stands beside it.
-fn spare_boot_media(file: &File, disk: &Block) -> io::Result<()> {
-    if media::is_in_use(disk) || is_boot_medium(file, disk)? {
+fn spare_boot_media(disk: &Block) -> io::Result<()> {
+    if media::is_in_use(disk) || is_boot_medium(&Reader::of(disk, SURVEY)?, disk)? {
         return Err(io::Error::other("it bears an image of zstrap: boot media are never changed"));
     }
     Ok(())
@@ -130,7 +130,7 @@ pub fn file_system(own: &Own) -> Result<(), Kept> {
     }
     let made = || -> io::Result<()> {
         let file = open_alone(&own.disk)?;
-        spare_boot_media(&file, &own.disk)?;
+        spare_boot_media(&own.disk)?;
         ext4::make(&file, start)
     };
     made().map_err(|error| Kept::io("making a file system in", &own.name(), error))
@@ -164,7 +164,8 @@ fn grow_partition(system: &dyn System, own: &mut Own, size: u64, may_erase: bool
         return Err("its table stands where only other tools put it".to_owned());
     }
     let file = OpenOptions::new().read(true).write(true).open(&own.disk.device).map_err(text)?;
-    spare_boot_media(&file, &own.disk).map_err(text)?;
+    let file = Reader::new(file, SURVEY);
+    spare_boot_media(&own.disk).map_err(text)?;
     let last = if is_larger { end / sector - 1 } else { own.partition.last };
     let table = own.found.table.grown(own.partition.number, last).map_err(|error| error.to_string())?;
     if is_larger && !may_erase {
@@ -178,7 +179,7 @@ fn grow_partition(system: &dyn System, own: &mut Own, size: u64, may_erase: bool
     if let Some(at) = in_the_way(&file, &own.disk, &pieces).map_err(text)? {
         return Err(format!("something stands where its table is to be, at byte {at} of the disk"));
     }
-    write(&file, &pieces).map_err(text)?;
+    write(&file.file, &pieces).map_err(text)?;
     let found = find(&file, &own.disk).map_err(text)?.ok_or("its new table is not there")?;
     let number = own.partition.number;
     let all = super::table::own(&own.disk, &found);
@@ -193,7 +194,7 @@ fn grow_partition(system: &dyn System, own: &mut Own, size: u64, may_erase: bool
 
 fn grow_file_system(system: &dyn System, mount: &str, own: &Own) -> io::Result<()> {
     let (start, length) = own.extent();
-    let now = own.disk.open().and_then(|file| ext4::size(&file, start))?.unwrap_or(0);
+    let now = Reader::of(&own.disk, TABLE).and_then(|file| ext4::size(&file, start))?.unwrap_or(0);
     // Less than a block group more is not worth a call.
     if now.saturating_add(MIB) > length {
         return Ok(());

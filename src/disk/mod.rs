@@ -13,7 +13,6 @@ mod table;
 
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,15 +27,17 @@ use crate::{media, watchdog};
 use block::Block;
 use free::Content;
 use select::{Choice, Surveyed};
-use table::Own;
+use table::{Own, Reader, TABLE};
 
 /// Where our partition is mounted.
 pub const MOUNT: &str = "/disk";
-/// How long a disk that the config names may take to show up: USB needs seconds.
-const NAMED: Duration = Duration::from_secs(10);
-/// How long any disk may take. What is not on USB was looked for when its driver was loaded.
-const ANY: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
+/// How many looks a disk that the config names may take to show up: USB needs seconds.
+const NAMED: usize = 40;
+/// How many any disk may take. What is not on USB was looked for when its driver was loaded.
+const ANY: usize = 12;
+/// After so many looks without a new disk no more are expected: which one is taken must not depend on who comes first.
+const SETTLED: usize = 8;
 /// Modules that no device asks for; ext4 asks for its checksum by a way that needs modprobe(8).
 const MODULES: [&str; 3] = ["crc32c_generic", "ext4", "overlay"];
 /// Where the kernel shows devices on USB, its own hubs among them.
@@ -77,6 +78,9 @@ pub enum Kept {
     /// All that match have something on them.
     #[error("no disk is free: {0}")]
     NoneFree(String),
+    /// Ours may stand there already.
+    #[error("nothing is made while a disk cannot be read: {0}")]
+    Unread(String),
     /// More than one would do.
     #[error("there are several {what}, and nothing says which to use: {}", names.join(", "))]
     Several {
@@ -133,7 +137,7 @@ impl Refusal for Kept {
             Self::Several { .. } => Code::DiskSeveral,
             Self::Missing(_) => Code::DiskMissing,
             Self::TooSmall { .. } => Code::DiskTooSmall,
-            Self::Io { .. } => Code::DiskIo,
+            Self::Unread(_) | Self::Io { .. } => Code::DiskIo,
             Self::NoDriver => Code::NoDisk,
         }
     }
@@ -177,9 +181,18 @@ pub fn find(system: &dyn System) -> Option<Disk> {
 ///
 /// # Errors
 /// [`Kept`].
-pub fn prepare(system: &dyn System, root: &config::Root, found: Option<Disk>) -> Result<Disk, Kept> {
+pub fn prepare(
+    system: &dyn System,
+    modules: &mut Modules,
+    root: &config::Root,
+    found: Option<Disk>,
+) -> Result<Disk, Kept> {
+    if !system.has_file_system("ext4") {
+        return Err(Kept::NoDriver);
+    }
     let wanted = root.disk.as_ref();
-    let disks = wait_for_disks(system, wanted);
+    let is_found = found.as_ref().is_some_and(|found| select::matches(&found.own.disk, wanted));
+    let disks = wait_for_disks(system, modules, wanted, is_found);
     let all = disks.iter().flat_map(ours_of).collect();
     let mut disk = match select::ours(all, wanted)? {
         Some(own) => take(system, own, found)?,
@@ -197,17 +210,32 @@ pub fn prepare(system: &dyn System, root: &config::Root, found: Option<Disk>) ->
     Ok(disk)
 }
 
-/// Disks may come late: those that are named are waited for, and any if there is none at all.
-fn wait_for_disks(system: &dyn System, wanted: Option<&config::Disk>) -> Vec<Block> {
-    let (started, wait) = (Instant::now(), if select::is_named(wanted) { NAMED } else { ANY });
-    loop {
-        let disks = system.disks();
-        if disks.iter().any(|disk| select::matches(disk, wanted)) || started.elapsed() >= wait {
-            return disks;
+/// Disks may come late: those that are named are waited for, and any if there is none at all. Unless the one is named, or
+/// ours is there already, all that may be it are waited for.
+fn wait_for_disks(
+    system: &dyn System,
+    modules: &mut Modules,
+    wanted: Option<&config::Disk>,
+    is_found: bool,
+) -> Vec<Block> {
+    let is_named = select::is_named(wanted);
+    let (mut disks, mut since) = (system.disks(), 0);
+    for look in 1..=NAMED {
+        let has_one = disks.iter().any(|disk| select::matches(disk, wanted));
+        let is_settled = is_named || is_found || look - since > SETTLED;
+        if has_one && is_settled || !(has_one || is_named) && look > ANY {
+            break;
         }
+        // What has come since the network needed its drivers may want one of its own.
+        modules.load_for_hardware();
         watchdog::expect_within(watchdog::WORK);
         thread::sleep(LOOK);
+        let now = system.disks();
+        if now != disks {
+            (disks, since) = (now, look);
+        }
     }
+    disks
 }
 
 /// Mounts a partition of ours, unless it is. One whose file system is none, or is damaged, gets another.
@@ -233,7 +261,7 @@ fn take(system: &dyn System, own: Own, found: Option<Disk>) -> Result<Disk, Kept
 /// That there is no file system of ext4, or one whose checksums are wrong. An error of the disk is none: it may be back, and
 /// a kernel without ext4 does not even look. Another kernel may mount what this one calls invalid.
 fn is_damage(error: &io::Error, own: &Own) -> bool {
-    let is_whole = || own.disk.open().and_then(|file| ext4::is_whole(&file, own.extent().0));
+    let is_whole = || Reader::of(&own.disk, TABLE).and_then(|file| ext4::is_whole(&file, own.extent().0));
     match Errno::from_io_error(error) {
         Some(Errno::UCLEAN | Errno::BADMSG) => true,
         Some(Errno::INVAL) => !is_whole().unwrap_or(true),
@@ -287,6 +315,9 @@ fn survey(disk: Block) -> Surveyed {
     let content = free::look_at(&disk);
     match &content {
         Content::Kept(why) => log::warn!(target: "disk", "kept disk={} why=\"{why}\"", disk.name),
+        Content::Unread(why) => {
+            log::warn!(target: "disk", "kept disk={} why=\"it cannot be read: {why}\"", disk.name);
+        }
         Content::Ours | Content::Free => {}
     }
     Surveyed { disk, content }
@@ -295,7 +326,7 @@ fn survey(disk: Block) -> Surveyed {
 /// A disk that cannot be read has nothing of ours for now.
 fn ours_of(disk: &Block) -> Vec<Own> {
     let read = || -> io::Result<Vec<Own>> {
-        let found = table::find(&disk.open()?, disk)?;
+        let found = table::find(&Reader::of(disk, TABLE)?, disk)?;
         Ok(found.map(|found| table::own(disk, &found)).unwrap_or_default())
     };
     read().unwrap_or_else(|error| {
@@ -321,18 +352,41 @@ fn mount_as(system: &dyn System, own: &Own) -> io::Result<bool> {
         let started = Instant::now();
         watchdog::expect_within(table::DISK);
         let mount = Mount { kind: "ext4", target: MOUNT, flags, options };
-        let result = system.mount_device(Path::new(&device), &mount);
+        let result = system.mount_device(&device, &mount);
         log::debug!(target: "disk", "mount options={options} after={:.3}s", started.elapsed().as_secs_f64());
         result
     };
+    let mut first = None;
     if !own.disk.is_read_only {
-        return try_with(flags, "errors=remount-ro").map(|()| false);
+        let replays = replays(own);
+        let mut mounted = try_with(flags, "errors=remount-ro");
+        if replays && mounted.is_ok() {
+            system.unmount(MOUNT);
+            mounted = try_with(flags, "errors=remount-ro");
+        }
+        match mounted {
+            Err(error) if takes_no_writes(&error) => first = Some(error),
+            result => return result.map(|()| false),
+        }
     }
     let flags = flags | MountFlags::RDONLY;
     // A journal that cannot be replayed leaves what it would have changed as it was.
     try_with(flags, "errors=remount-ro")
         .or_else(|_| try_with(flags, "errors=remount-ro,noload"))
+        .map_err(|last| first.unwrap_or(last))
         .map(|()| true)
+}
+
+/// Whether mounting it changes its superblock: Linux 6.1 counts its groups before it replays the journal. If that has a
+/// growth that was cut, there are more, and what is put there is lost. The second mount counts them right.
+fn replays(own: &Own) -> bool {
+    let read = || ext4::has_journal_to_replay(&Reader::of(&own.disk, TABLE)?, own.extent().0);
+    read().unwrap_or(false)
+}
+
+/// Not all disks that can only be read any more say so before.
+fn takes_no_writes(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::ROFS | Errno::ACCESS | Errno::IO))
 }
 
 #[cfg(test)]
@@ -386,16 +440,17 @@ mod tests {
         }
 
         fn prepare(&self, size_mib: u64, disk: Option<config::Disk>) -> Result<Disk, Kept> {
-            prepare(&self.system, &root(size_mib, disk), None)
+            prepare(&self.system, &mut Modules::default(), &root(size_mib, disk), None)
         }
 
         fn refused(&self, disk: Option<config::Disk>) -> String {
             let before: Vec<_> = self.system.disks().iter().map(|disk| self.bytes(&disk.name)).collect();
+            let done = self.system.calls().len();
             let error = self.prepare(100, disk).unwrap_err();
             let after: Vec<_> = self.system.disks().iter().map(|disk| self.bytes(&disk.name)).collect();
             assert!(before == after, "a disk was written to: {error}");
             let changes = ["mount /", "grow", "partition"];
-            let calls = self.system.calls();
+            let calls = self.system.calls().split_off(done);
             assert!(
                 !calls.iter().any(|call| changes.iter().any(|change| call.starts_with(change))),
                 "{calls:?}"
@@ -450,9 +505,27 @@ mod tests {
         let before = machine.bytes("vda");
         let found = find(&machine.system).unwrap();
         assert_eq!((found.name(), found.size()), ("vda1".to_owned(), 100 * MIB));
-        let again = prepare(&machine.system, &root(100, None), Some(found)).unwrap();
+        let again = prepare(&machine.system, &mut Modules::default(), &root(100, None), Some(found)).unwrap();
         assert_eq!(again.name(), "vda1");
         assert!(before == machine.bytes("vda"), "found, and written to");
+    }
+
+    #[test]
+    fn what_has_a_journal_to_replay_is_mounted_twice() {
+        const INCOMPATIBLE: u64 = 1024 + 96;
+        let machine = Machine::new(&[("vda", 200)]);
+        machine.prepare(100, None).unwrap();
+        let mounts = || {
+            let before = machine.system.calls().len();
+            find(&machine.system).unwrap();
+            let calls = machine.system.calls().into_iter().skip(before);
+            calls.filter(|call| call.contains("mount")).collect::<Vec<_>>()
+        };
+        let mount = format!("mount {} /disk errors=remount-ro", machine.path("vda1"));
+        assert_eq!(mounts(), [mount.as_str()]);
+        let features = machine.bytes("vda")[(MIB + INCOMPATIBLE) as usize];
+        machine.write("vda", MIB + INCOMPATIBLE, &[features | 4]);
+        assert_eq!(mounts(), [mount.as_str(), "unmount /disk", mount.as_str()]);
     }
 
     #[test]
@@ -593,7 +666,8 @@ mod tests {
                 cut_off.write("vda", place.start as u64, &after[place.clone()]);
             }
             let found = find(&cut_off.system).unwrap_or_else(|| panic!("{cut}"));
-            let grown = prepare(&cut_off.system, &root(200, None), Some(found)).unwrap();
+            let grown =
+                prepare(&cut_off.system, &mut Modules::default(), &root(200, None), Some(found)).unwrap();
             assert_eq!(grown.size(), 200 * MIB, "{cut}");
             cut_off.judge("vda");
         }
@@ -753,7 +827,7 @@ mod tests {
         machine.prepare(100, None).unwrap();
         let fail = |errno| machine.system.mount_errors.lock().unwrap().push(io::Error::from(errno));
         machine.write("vda", MIB, &[0; 4096]);
-        fail(Errno::IO);
+        (0..3).for_each(|_| fail(Errno::IO));
         assert_eq!(machine.prepare(100, None).unwrap_err().code().as_str(), "ZS-DSK-05");
         fail(Errno::NODEV);
         assert!(matches!(machine.prepare(100, None), Err(Kept::NoDriver)));
@@ -809,12 +883,84 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_takes_no_writes_any_more_is_mounted_read_only() {
+        for errno in [Errno::ROFS, Errno::ACCESS, Errno::IO] {
+            let machine = Machine::new(&[("vda", 200)]);
+            machine.prepare(100, None).unwrap();
+            let before = machine.bytes("vda");
+            machine.system.mount_errors.lock().unwrap().push(io::Error::from(errno));
+            let found = find(&machine.system).unwrap();
+            assert!(found.is_read_only());
+            assert!(
+                prepare(&machine.system, &mut Modules::default(), &root(150, None), Some(found))
+                    .unwrap()
+                    .is_read_only()
+            );
+            assert!(before == machine.bytes("vda"));
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_when_the_kernel_has_no_ext4() {
+        let mut machine = Machine::new(&[("vda", 200)]);
+        machine.system.no_ext4 = true;
+        assert!(machine.refused(None).ends_with("this kernel has no ext4"));
+    }
+
+    #[test]
+    fn disks_that_come_late_have_their_say() {
+        let late = |selector: Option<DiskSelector>| {
+            let machine = Machine::new(&[("vda", 200), ("vdb", 300), ("vdc", 100)]);
+            let mut disks = machine.system.disks.lock().unwrap();
+            machine.system.late_disks.lock().unwrap().extend(disks.drain(1..));
+            drop(disks);
+            let wanted = selector.map(|selector| config::Disk { selector, erase: false });
+            machine.prepare(90, wanted).map(|disk| disk.name()).map_err(told)
+        };
+        assert_eq!(late(Some(DiskSelector::Largest)).unwrap(), "vdb1");
+        assert_eq!(late(Some(DiskSelector::Smallest)).unwrap(), "vdc1");
+        assert!(late(None).unwrap_err().starts_with("there are several free disks"));
+    }
+
+    #[test]
+    fn nothing_is_made_while_a_disk_that_may_have_ours_cannot_be_read() {
+        let machine = Machine::new(&[("vda", 200), ("vdb", 200)]);
+        machine.prepare(100, serial("vdb", false)).unwrap();
+        let there = machine.path("vdb");
+        machine.change("vdb", |disk| disk.device = "/nowhere".into());
+        let told = machine.refused(None);
+        assert!(
+            told.starts_with("nothing is made while a disk cannot be read: vdb: it cannot be read: "),
+            "{told}"
+        );
+        assert!(
+            machine.refused(serial("vdb", true)).starts_with("no disk is free: vdb: it cannot be read: ")
+        );
+        machine.change("vdb", |disk| disk.device = there.clone().into());
+        assert_eq!(machine.prepare(100, None).unwrap().name(), "vdb1");
+    }
+
+    #[test]
+    fn a_disk_whose_time_is_over_is_read_no_more() {
+        let machine = Machine::new(&[("vda", 200)]);
+        let disk = &machine.system.disks()[0];
+        let late = Reader::of(disk, Duration::ZERO).unwrap();
+        let errors = [
+            table::find(&late, disk).map(drop).unwrap_err(),
+            free::first_not_zero(&late, 0..disk.size, &[]).map(drop).unwrap_err(),
+        ];
+        assert!(errors.iter().all(|error| error.kind() == io::ErrorKind::TimedOut), "{errors:?}");
+    }
+
+    #[test]
     fn the_old_disk_is_left_when_the_config_names_another() {
         let machine = Machine::new(&[("vda", 200), ("vdb", 200)]);
         machine.prepare(100, serial("vda", false)).unwrap();
         let old = machine.bytes("vda");
         let found = find(&machine.system).unwrap();
-        let disk = prepare(&machine.system, &root(100, serial("vdb", false)), Some(found)).unwrap();
+        let disk =
+            prepare(&machine.system, &mut Modules::default(), &root(100, serial("vdb", false)), Some(found))
+                .unwrap();
         assert_eq!(disk.name(), "vdb1");
         assert!(old == machine.bytes("vda"));
     }

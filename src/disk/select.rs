@@ -79,20 +79,24 @@ pub fn free(all: Vec<Surveyed>, wanted: Option<&Wanted>) -> Result<Choice, Kept>
     let may_erase = wanted.is_some_and(|wanted| wanted.erase);
     let why = |surveyed: &Surveyed| match &surveyed.content {
         Content::Kept(why) => Some(format!("{}: {why}", surveyed.disk.name)),
+        Content::Unread(why) => Some(format!("{}: it cannot be read: {why}", surveyed.disk.name)),
         // It was not there when it was looked for: that disk fails now and then.
         Content::Ours => Some(format!("{}: it has a partition of ours", surveyed.disk.name)),
         Content::Free => None,
     };
     let kept: Vec<String> = all.iter().filter_map(why).collect();
-    let has_ours = all.iter().any(|one| matches!(one.content, Content::Ours));
+    let is_unread = |one: &&Surveyed| matches!(one.content, Content::Unread(_));
+    let unread: Vec<String> = all.iter().filter(is_unread).filter_map(why).collect();
+    let may_be_ours = !unread.is_empty() || all.iter().any(|one| matches!(one.content, Content::Ours));
     let (free, other): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|one| matches!(one.content, Content::Free));
     let names = |all: &[Surveyed]| all.iter().map(|one| one.disk.name.clone()).collect();
     let free_names = names(&free);
     let chosen = one_of(free, wanted, |one| one.disk.size);
     match chosen.map_err(|()| Kept::Several { what: "free disks", names: free_names })? {
+        Some(_) if !unread.is_empty() => Err(Kept::Unread(unread.join("; "))),
         Some(one) => Ok(Choice::Make(one.disk)),
-        None if may_erase && is_named(wanted) && !has_ours => {
+        None if may_erase && is_named(wanted) && !may_be_ours => {
             let other_names = names(&other);
             let [one] = <[_; 1]>::try_from(other)
                 .map_err(|_| Kept::Several { what: "disks to erase", names: other_names })?;

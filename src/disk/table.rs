@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use zstrap_formats::gpt::{GptError, Header, Partition, Piece, Table, is_protective};
@@ -16,15 +16,40 @@ use crate::watchdog;
 
 /// How long a disk may take for one answer: it tries a bad sector for half a minute, and the kernel asks five times.
 pub const DISK: Duration = Duration::from_secs(300);
+/// How long a disk may take to tell its table.
+pub const TABLE: Duration = Duration::from_secs(60);
+
+/// A disk that is read for so long and no longer: one that answers, but late, would hold up the boot for hours.
+pub struct Reader {
+    pub file: File,
+    until: Instant,
+}
+
+impl Reader {
+    /// Opens a disk to be read.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn of(disk: &Block, limit: Duration) -> io::Result<Self> {
+        Ok(Self::new(disk.open()?, limit))
+    }
+
+    pub fn new(file: File, limit: Duration) -> Self {
+        Self { file, until: Instant::now() + limit }
+    }
+}
 
 /// Reads exactly so many bytes.
 ///
 /// # Errors
-/// The disk's, also when it ends before.
-pub fn read(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+/// The disk's, also when it ends before, and when its time is over.
+pub fn read(reader: &Reader, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    if Instant::now() >= reader.until {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "it answers too slowly"));
+    }
     let mut bytes = vec![0; length];
     watchdog::expect_within(DISK);
-    file.read_exact_at(&mut bytes, offset)?;
+    reader.file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)
 }
 
@@ -63,7 +88,7 @@ pub struct Found {
 ///
 /// # Errors
 /// The disk's.
-pub fn find(file: &File, disk: &Block) -> io::Result<Option<Found>> {
+pub fn find(file: &Reader, disk: &Block) -> io::Result<Option<Found>> {
     let (geometry, sector) = (disk.geometry(), disk.sector as usize);
     if geometry.sectors < 8 || !is_protective(&read(file, 0, sector)?) {
         return Ok(None);
@@ -85,7 +110,7 @@ pub fn find(file: &File, disk: &Block) -> io::Result<Option<Found>> {
     }
 }
 
-fn entries_of(file: &File, header: Header) -> io::Result<Result<Table, GptError>> {
+fn entries_of(file: &Reader, header: Header) -> io::Result<Result<Table, GptError>> {
     let (offset, length) = header.entries_at();
     Ok(header.table(read(file, offset, length)?))
 }
@@ -95,7 +120,7 @@ fn entries_of(file: &File, header: Header) -> io::Result<Result<Table, GptError>
 ///
 /// # Errors
 /// The disk's.
-pub fn in_the_way(file: &File, disk: &Block, pieces: &[Piece]) -> io::Result<Option<u64>> {
+pub fn in_the_way(file: &Reader, disk: &Block, pieces: &[Piece]) -> io::Result<Option<u64>> {
     let (geometry, begin) = (disk.geometry(), pieces.first().map_or(0, |entries| entries.offset));
     let (sector, last) = (u64::from(disk.sector), geometry.last());
     let header = Header::parse(&read(file, last * sector, disk.sector as usize)?, last, geometry);

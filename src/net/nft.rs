@@ -45,6 +45,7 @@ const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_LOCAL_IN: u32 = 1;
+const NF_INET_LOCAL_OUT: u32 = 3;
 /// Before anything else looks at a packet.
 const PRIORITY_RAW: i32 = -300;
 const PRIORITY_FILTER: i32 = 0;
@@ -69,6 +70,7 @@ const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_META_DREG: u16 = 1;
 const NFTA_META_KEY: u16 = 2;
 const NFT_META_IIFNAME: u32 = 6;
+const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
 const NFTA_PAYLOAD_DREG: u16 = 1;
@@ -77,6 +79,13 @@ const NFTA_PAYLOAD_OFFSET: u16 = 3;
 const NFTA_PAYLOAD_LEN: u16 = 4;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+const NFTA_EXTHDR_DREG: u16 = 1;
+const NFTA_EXTHDR_TYPE: u16 = 2;
+const NFTA_EXTHDR_OFFSET: u16 = 3;
+const NFTA_EXTHDR_LEN: u16 = 4;
+const NFTA_EXTHDR_FLAGS: u16 = 5;
+const NFT_EXTHDR_F_PRESENT: u32 = 1;
+const IPPROTO_FRAGMENT: u8 = 44;
 const NFTA_BITWISE_SREG: u16 = 1;
 const NFTA_BITWISE_DREG: u16 = 2;
 const NFTA_BITWISE_LEN: u16 = 3;
@@ -104,41 +113,68 @@ enum Side {
     Destination,
 }
 
+/// Which way a packet goes, seen from the node.
+#[derive(Clone, Copy)]
+enum Way {
+    In,
+    Out,
+}
+
 /// The batch that loads the table, in place of one that an earlier attempt has left.
 #[must_use]
 pub fn allow_list(interface: &str, port: u16, allow: &[Network]) -> Vec<u8> {
-    let mut batch = batch_end(NFNL_MSG_BATCH_BEGIN);
-    // What is not there cannot be deleted, so it is made first.
-    for kind in [NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWTABLE] {
-        batch.extend(table(kind));
-    }
+    let mut batch = begin();
+    batch.extend(table(NFT_MSG_NEWTABLE));
     batch.extend(chain("overlay", NF_INET_PRE_ROUTING, PRIORITY_RAW));
     for side in [Side::Source, Side::Destination] {
         batch.extend(rule("overlay", NF_DROP, |rule| {
             // The node reaches its own address through lo.
-            rule.interface("lo", NFT_CMP_NEQ);
-            rule.interface(interface, NFT_CMP_NEQ);
+            rule.interface(Way::In, "lo", NFT_CMP_NEQ);
+            rule.interface(Way::In, interface, NFT_CMP_NEQ);
             rule.network(side, &OVERLAY);
         }));
     }
-    batch.extend(chain("debug", NF_INET_LOCAL_IN, PRIORITY_FILTER));
-    for network in allow {
-        batch.extend(rule("debug", NF_ACCEPT, |rule| {
-            rule.interface(interface, NFT_CMP_EQ);
-            rule.network(Side::Source, network);
-            rule.tcp_port(port);
-        }));
+    // Of a packet in fragments, the first may end before the port, and the rest has none: it would pass the rules on ports,
+    // and be put together after them. Whatever gets in all the same gets no answer out.
+    for (name, hook, way) in [("debug", NF_INET_LOCAL_IN, Way::In), ("answers", NF_INET_LOCAL_OUT, Way::Out)]
+    {
+        batch.extend(chain(name, hook, PRIORITY_FILTER));
+        if matches!(way, Way::In) {
+            batch.extend(rule(name, NF_DROP, |rule| {
+                rule.interface(way, interface, NFT_CMP_EQ);
+                rule.fragment();
+            }));
+        }
+        let far = if matches!(way, Way::In) { Side::Source } else { Side::Destination };
+        for network in allow {
+            batch.extend(rule(name, NF_ACCEPT, |rule| {
+                rule.interface(way, interface, NFT_CMP_EQ);
+                rule.network(far, network);
+                rule.tcp_port(way, port);
+            }));
+        }
+        batch.extend(rule(name, NF_DROP, |rule| rule.tcp_port(way, port)));
     }
-    batch.extend(rule("debug", NF_DROP, |rule| rule.tcp_port(port)));
     batch.extend(batch_end(NFNL_MSG_BATCH_END));
     batch
+}
+
+/// The batch after which there is no table.
+#[must_use]
+pub fn nothing() -> Vec<u8> {
+    [begin(), batch_end(NFNL_MSG_BATCH_END)].concat()
+}
+
+fn begin() -> Vec<u8> {
+    // What is not there cannot be deleted, so it is made first.
+    [batch_end(NFNL_MSG_BATCH_BEGIN), table(NFT_MSG_NEWTABLE), table(NFT_MSG_DELTABLE)].concat()
 }
 
 /// Has the kernel take a batch.
 ///
 /// # Errors
-/// The first of the kernel's refusals, or that it did not acknowledge every message; nothing of the batch is in effect
-/// then.
+/// The first of the kernel's refusals: nothing of the batch is in effect then. Or that acknowledgements are missing: then
+/// nobody knows, and [`nothing`] is to be loaded.
 pub fn load(batch: &[u8]) -> io::Result<()> {
     let flags = SocketFlags::CLOEXEC;
     let protocol = Some(netlink::NETFILTER);
@@ -294,10 +330,24 @@ impl Message {
         });
     }
 
-    fn interface(&mut self, name: &str, operator: u32) {
+    fn interface(&mut self, way: Way, name: &str, operator: u32) {
         let mut padded = name.as_bytes().to_vec();
         padded.resize(IFNAMSIZ, 0);
-        self.meta(NFT_META_IIFNAME, operator, &padded);
+        let key = if matches!(way, Way::In) { NFT_META_IIFNAME } else { NFT_META_OIFNAME };
+        self.meta(key, operator, &padded);
+    }
+
+    /// A part of an IPv6 packet: RFC 8200, section 4.5.
+    fn fragment(&mut self) {
+        self.meta(NFT_META_NFPROTO, NFT_CMP_EQ, &[NFPROTO_IPV6]);
+        self.expression("exthdr", |data| {
+            data.number(NFTA_EXTHDR_DREG, NFT_REG_1);
+            data.attribute(NFTA_EXTHDR_TYPE, &[IPPROTO_FRAGMENT]);
+            data.number(NFTA_EXTHDR_OFFSET, 0);
+            data.number(NFTA_EXTHDR_LEN, 1);
+            data.number(NFTA_EXTHDR_FLAGS, NFT_EXTHDR_F_PRESENT);
+        });
+        self.compare(NFT_CMP_EQ, &[1]);
     }
 
     /// Where the addresses stand in headers: RFC 791, RFC 8200.
@@ -325,9 +375,10 @@ impl Message {
         self.compare(NFT_CMP_EQ, &first);
     }
 
-    fn tcp_port(&mut self, port: u16) {
+    /// The node's port.
+    fn tcp_port(&mut self, way: Way, port: u16) {
         self.meta(NFT_META_L4PROTO, NFT_CMP_EQ, &[IPPROTO_TCP]);
-        self.load(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
+        self.load(NFT_PAYLOAD_TRANSPORT_HEADER, if matches!(way, Way::In) { 2 } else { 0 }, 2);
         self.compare(NFT_CMP_EQ, &port.to_be_bytes());
     }
 }
@@ -343,7 +394,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use rustix::thread::UnshareFlags;
+    use std::fs::File;
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::os::fd::AsRawFd as _;
     use std::process::Command;
+    use zstrap_formats::config::MAX_DEBUG_NETWORKS;
 
     fn network(text: &str) -> Network {
         text.parse().unwrap()
@@ -375,10 +431,19 @@ mod tests {
 
 	chain debug {
 		type filter hook input priority 0; policy accept;
+		iifname "mycelium" exthdr frag 1 counter packets 0 bytes 0 drop
 		iifname "mycelium" ip6 saddr 400:1::2 tcp dport 7681 accept
 		iifname "mycelium" ip6 saddr 500:8000::/17 tcp dport 7681 accept
 		iifname "mycelium" ip saddr 10.1.2.0/23 tcp dport 7681 accept
 		tcp dport 7681 counter packets 0 bytes 0 drop
+	}
+
+	chain answers {
+		type filter hook output priority 0; policy accept;
+		oifname "mycelium" ip6 daddr 400:1::2 tcp sport 7681 accept
+		oifname "mycelium" ip6 daddr 500:8000::/17 tcp sport 7681 accept
+		oifname "mycelium" ip daddr 10.1.2.0/23 tcp sport 7681 accept
+		tcp sport 7681 counter packets 0 bytes 0 drop
 	}
 }
 "#;
@@ -388,14 +453,23 @@ mod tests {
         let allow = [network("400:1::2"), network("500:ffff::1/17"), network("10.1.2.3/23")];
         let batch = allow_list("mycelium", 7681, &allow);
         // Twice: an attempt that failed later leaves its table to the next.
-        assert_eq!(read_back(&[allow_list("other", 1, &[]), batch.clone(), batch]), EXPECTED);
+        assert_eq!(read_back(&[allow_list("other", 1, &[]), batch.clone(), batch.clone()]), EXPECTED);
+        assert_eq!(read_back(&[nothing(), batch, nothing()]), "");
+    }
+
+    #[test]
+    fn the_longest_list_is_taken() {
+        let allow: Vec<Network> =
+            (0..MAX_DEBUG_NETWORKS).map(|n| network(&format!("400:{n:x}::1"))).collect();
+        let read = read_back(&[allow_list("mycelium", 7681, &allow)]);
+        assert_eq!(read.matches(" accept\n").count(), 2 * allow.len());
     }
 
     #[test]
     fn a_refusal_leaves_no_rule() {
         let mut batch = allow_list("mycelium", 7681, &[network("400:1::2")]);
         // The last rule, in a chain that is not there.
-        let at = batch.windows(6).rposition(|bytes| bytes == b"debug\0").unwrap();
+        let at = batch.windows(8).rposition(|bytes| bytes == b"answers\0").unwrap();
         batch[at] = b'x';
         let thread = std::thread::spawn(move || {
             // SAFETY: as above.
@@ -410,7 +484,7 @@ mod tests {
     #[test]
     fn a_batch_that_is_cut_off_is_no_success() {
         let batch = allow_list("mycelium", 7681, &[network("400:1::2")]);
-        assert_eq!(demanded(&batch), 9);
+        assert_eq!(demanded(&batch), 13);
         assert_eq!(acknowledged(&[]).unwrap(), 0);
         let mut refusal = [0; 36];
         refusal[..4].copy_from_slice(&36u32.to_ne_bytes());
@@ -418,6 +492,103 @@ mod tests {
         assert_eq!(acknowledged(&refusal).unwrap(), 1);
         refusal[16..20].copy_from_slice(&(-1i32).to_ne_bytes());
         assert_eq!(acknowledged(&refusal).unwrap_err().raw_os_error(), Some(1));
+    }
+
+    const NODE: &str = "400:1::1";
+    const ADMIN: &str = "400:1::2";
+    const STRANGER: &str = "400:1::4";
+
+    /// The other end of the overlay's interface, in a network of its own where somebody listens at the port.
+    struct Overlay {
+        tun: File,
+        _listener: TcpListener,
+    }
+
+    impl Overlay {
+        fn new() -> Self {
+            // SAFETY: this thread shares no network with others afterwards, and ends after its test.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            let tun = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+            // struct ifreq: the name, then IFF_TUN and IFF_NO_PI.
+            let mut request = [0u8; 40];
+            request[..8].copy_from_slice(b"mycelium");
+            request[IFNAMSIZ..IFNAMSIZ + 2].copy_from_slice(&0x1001u16.to_ne_bytes());
+            const TUNSETIFF: u32 = 0x4004_54ca;
+            // SAFETY: the request is as long as a struct ifreq, and lives until the call is over.
+            let made = unsafe { nix::libc::ioctl(tun.as_raw_fd(), TUNSETIFF.into(), request.as_mut_ptr()) };
+            assert_eq!(made, 0, "{}", io::Error::last_os_error());
+            std::fs::write("/proc/sys/net/ipv6/conf/mycelium/disable_ipv6", "0").unwrap();
+            for words in ["link set mycelium up", &format!("addr add {NODE}/7 dev mycelium nodad")] {
+                assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "{words}");
+            }
+            Self { tun, _listener: TcpListener::bind((NODE, 7681)).unwrap() }
+        }
+
+        fn send(&mut self, from: &str, next: u8, payload: &[u8]) {
+            let addresses =
+                [from, NODE].map(|address| address.parse::<Ipv6Addr>().unwrap().octets()).concat();
+            let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+            let head = [0x60, 0, 0, 0, length[0], length[1], next, 64];
+            self.tun.write_all(&[&head, addresses.as_slice(), payload].concat()).unwrap();
+        }
+
+        /// In two fragments: the first has eight bytes of an extension header and nothing of TCP.
+        fn send_in_fragments(&mut self, from: &str) {
+            const DESTINATION_OPTIONS: u8 = 60;
+            let options = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+            let rest = [options(IPPROTO_TCP).as_slice(), &syn(from)].concat();
+            let more = [DESTINATION_OPTIONS, 0, 0, 1, 0, 0, 0, 9];
+            let last = [DESTINATION_OPTIONS, 0, 0, 8, 0, 0, 0, 9];
+            self.send(from, IPPROTO_FRAGMENT, &[more, options(DESTINATION_OPTIONS)].concat());
+            self.send(from, IPPROTO_FRAGMENT, &[last.as_slice(), &rest].concat());
+        }
+
+        /// Who gets the next answer from the port.
+        fn answered(&mut self) -> String {
+            let mut packet = [0; 2048];
+            let limit = rustix::time::Timespec { tv_sec: 20, tv_nsec: 0 };
+            loop {
+                let mut ready = [rustix::event::PollFd::new(&self.tun, rustix::event::PollFlags::IN)];
+                assert!(rustix::event::poll(&mut ready, Some(&limit)).unwrap() > 0, "nobody is answered");
+                let length = self.tun.read(&mut packet).unwrap();
+                if length > 42 && packet[6] == IPPROTO_TCP && packet[40..42] == 7681u16.to_be_bytes() {
+                    let to: [u8; 16] = packet[24..40].try_into().unwrap();
+                    return Ipv6Addr::from(to).to_string();
+                }
+            }
+        }
+    }
+
+    /// The first segment of a connection, with its checksum: RFC 9293.
+    fn syn(from: &str) -> Vec<u8> {
+        let mut segment = [40_000u16, 7681, 0, 1, 0, 0, 0x5002, 64_000, 0, 0].map(u16::to_be_bytes).concat();
+        let addresses = [from, NODE].map(|address| address.parse::<Ipv6Addr>().unwrap().octets()).concat();
+        let all = [addresses.as_slice(), &[0, 20, 0, IPPROTO_TCP], &segment].concat();
+        let sum: u32 = all.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+        let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        segment[16..18].copy_from_slice(&(!folded).to_be_bytes());
+        segment
+    }
+
+    #[test]
+    fn fragments_do_not_get_past_the_filter() {
+        let work = || {
+            let mut overlay = Overlay::new();
+            // Without a filter they lead to an answer.
+            overlay.send_in_fragments(STRANGER);
+            assert_eq!(overlay.answered(), STRANGER);
+        };
+        std::thread::spawn(work).join().unwrap();
+        let work = || {
+            let mut overlay = Overlay::new();
+            load(&allow_list("mycelium", 7681, &[network(ADMIN)])).unwrap();
+            overlay.send(STRANGER, IPPROTO_TCP, &syn(STRANGER));
+            overlay.send_in_fragments(STRANGER);
+            // Answers come in the order of what they answer.
+            overlay.send(ADMIN, IPPROTO_TCP, &syn(ADMIN));
+            assert_eq!(overlay.answered(), ADMIN);
+        };
+        std::thread::spawn(work).join().unwrap();
     }
 
     #[test]

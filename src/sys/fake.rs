@@ -454,6 +454,10 @@ pub struct Recorder {
     files: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     /// The disks that the machine has.
     pub disks: Arc<Mutex<Vec<Block>>>,
+    /// Those that show up one by one, the last one first, whenever somebody has looked.
+    pub late_disks: Arc<Mutex<Vec<Block>>>,
+    /// Its kernel has no ext4.
+    pub no_ext4: bool,
     /// What mounting devices fails with, the last one first.
     pub mount_errors: Arc<Mutex<Vec<io::Error>>>,
     /// Its kernel has no packet filter.
@@ -536,7 +540,14 @@ impl System for Recorder {
     }
 
     fn disks(&self) -> Vec<Block> {
-        self.disks.lock().expect("no test panics here").clone()
+        let mut disks = self.disks.lock().expect("no test panics here");
+        let now = disks.clone();
+        disks.extend(self.late_disks.lock().expect("no test panics here").pop());
+        now
+    }
+
+    fn has_file_system(&self, _: &str) -> bool {
+        !self.no_ext4
     }
 
     fn set_partition(&self, disk: &Block, number: u32, start: u64, length: u64) -> io::Result<()> {
@@ -549,8 +560,14 @@ impl System for Recorder {
         self.mount_errors.lock().expect("no test panics here").pop().map_or(Ok(()), Err)
     }
 
-    fn load_rules(&self, _: &[u8]) -> io::Result<()> {
-        self.record("rules".to_owned());
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.record(format!("remove {path}"));
+        Ok(())
+    }
+
+    fn load_rules(&self, batch: &[u8]) -> io::Result<()> {
+        let is_empty = batch == crate::net::nft::nothing();
+        self.record(if is_empty { "no rules" } else { "rules" }.to_owned());
         if self.no_rules { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
     }
 

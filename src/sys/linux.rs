@@ -117,6 +117,11 @@ impl System for Linux {
         block::all(Path::new("/sys/class/block"), Path::new("/dev"))
     }
 
+    fn has_file_system(&self, kind: &str) -> bool {
+        let all = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        all.split_whitespace().any(|word| word == kind)
+    }
+
     fn set_partition(&self, disk: &Block, number: u32, start: u64, length: u64) -> io::Result<()> {
         let is_known = disk.known_partition(number).is_some();
         super::block::set_partition(&disk.device, number, start, length, is_known)
@@ -135,6 +140,10 @@ impl System for Linux {
 
     fn name_ext4(&self, mount: &str, uuid: [u8; 16]) -> io::Result<()> {
         super::block::name_ext4(mount, uuid)
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(path)
     }
 
     fn load_rules(&self, batch: &[u8]) -> io::Result<()> {

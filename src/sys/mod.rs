@@ -116,6 +116,12 @@ pub trait System: Sync {
     /// The kernel's refusal.
     fn write_file(&self, path: &str, mode: u16, bytes: &[u8]) -> io::Result<()>;
 
+    /// Removes a file of the init's own.
+    ///
+    /// # Errors
+    /// The kernel's refusal; `NotFound` where there is none.
+    fn remove_file(&self, path: &str) -> io::Result<()>;
+
     /// Copies a file of the init's own.
     ///
     /// # Errors
@@ -148,6 +154,9 @@ pub trait System: Sync {
 
     /// The disks of the machine.
     fn disks(&self) -> Vec<Block>;
+
+    /// Whether the kernel has the driver of this file system, built in or loaded.
+    fn has_file_system(&self, kind: &str) -> bool;
 
     /// Tells the kernel of a partition, or of its new size: offset and length in bytes.
     ///

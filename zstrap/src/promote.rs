@@ -188,7 +188,7 @@ fn source(
 }
 
 /// That all are there, in their lengths: their content is for `zstrap verify --site`.
-fn check_blobs(site: &Site, list: &List) -> anyhow::Result<()> {
+pub(crate) fn check_blobs(site: &Site, list: &List) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     for entry in list.entries() {
         let EntryKind::File(content) = &entry.kind else { continue };

@@ -3,7 +3,7 @@
 //! In: a list or config on (a copy of) a site, one secret key, the public keys of those who have signed it. Out: a
 //! signature over the byte-identical trusted comment; once enough keys have signed, nodes get it: `latest`, and for
 //! configs what stands by hash. Failure: what is there does not verify, is about something else, has expired, or the
-//! signers disagree; then nothing is written. No signature of anyone is ever replaced.
+//! signers disagree, or nodes would get a list without its files; then nothing is written. No signature of anyone is ever replaced.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use crate::clock;
 use crate::config;
 use crate::output;
 use crate::place::Place;
+use crate::promote::check_blobs;
 use crate::signatures::{Beside, Stand, Trusted, beside};
 use crate::signers::{parse_threshold, read_secret};
 use crate::site::{Site, Writer};
@@ -110,6 +111,9 @@ impl Signer {
         check_content(&place, &bytes).with_context(|| format!("checking {}", file.display()))?;
         let add = self.lacking(&place, self.secret.sign(&bytes, &text), &found);
         let signers = self.signers_with_own(&bytes, &found);
+        if self.releases(signers) {
+            check_whole(&place, &bytes)?;
+        }
         Ok(Ready { place, comment, add, signers })
     }
 
@@ -142,10 +146,12 @@ impl Signer {
         for (path, signature) in &ready.add {
             writer.write_new(path, signature.as_bytes())?;
         }
-        match self.threshold {
-            Some(threshold) if ready.signers >= threshold => release(&writer, &ready.place),
-            _ => Ok(false),
-        }
+        if self.releases(ready.signers) { release(&writer, &ready.place) } else { Ok(false) }
+    }
+
+    /// Whether what so many have signed is for nodes to get.
+    fn releases(&self, signers: usize) -> bool {
+        self.threshold.is_some_and(|threshold| signers >= threshold)
     }
 }
 
@@ -158,6 +164,19 @@ fn check_content(place: &Place, bytes: &[u8]) -> anyhow::Result<()> {
     Config::parse_strict(bytes)?;
     let sha256 = ContentDigest::of(bytes).sha256;
     config::signer_by_hash(&Site::open(&place.site)?, &sha256, &place.name).map(drop)
+}
+
+/// Nodes are not led to a list whose files are not on this site: a signer's copy of it may have no blobs.
+fn check_whole(place: &Place, bytes: &[u8]) -> anyhow::Result<()> {
+    if place.kind != Kind::List {
+        return Ok(());
+    }
+    check_blobs(&Site::open(&place.site)?, &List::parse(bytes)?).with_context(|| {
+        let path = place.path();
+        format!(
+            "checking the blobs of {path} (without --threshold, it is signed and nodes do not get it yet)"
+        )
+    })
 }
 
 /// The one step that nodes see, unless they see a newer one already.

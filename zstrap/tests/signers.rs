@@ -159,6 +159,26 @@ fn a_config_waits_by_hash_too() {
     assert_eq!(index["configs"][0]["serial"].to_string(), serial);
 }
 
+/// A power cut while a config is renewed by hash: there are signatures of two days.
+#[test]
+fn a_config_that_is_half_renewed_by_hash_is_named_and_repaired() {
+    let work = three();
+    let first = done(add(&work, &["anna", "ben"], &[]));
+    let by_hash = format!("site/configs/by-hash/{}.json", value(&first, "sha256"));
+    let second = config(&done(add(&work, &["anna"], &["--threshold", "2"])));
+    done(sign(&work, &[&second], "ben", &["anna"], &[]));
+    let anna = format!(".{}.minisig", id(&work, "anna"));
+    std::fs::copy(work.path(format!("{second}{anna}")), work.path(format!("{by_hash}{anna}"))).unwrap();
+    done(publish(&work, &["anna", "ben"], &[]));
+    let fault = verify(&work, "site", &["anna", "ben"], "2").output().unwrap();
+    let fault = text(&fault.stdout);
+    assert!(fault.contains(&format!("\n{}: ", by_hash.trim_start_matches("site/"))), "{fault}");
+    assert!(fault.trim_end().ends_with(" differ, expected the same bytes"), "{fault}");
+    done(sign(&work, &[&second], "ben", &["anna"], &["--threshold", "2"]));
+    done(verify(&work, "site", &["anna", "ben"], "2"));
+    assert_eq!(judged(&work, &by_hash, "anna"), judged(&work, &by_hash, "ben"));
+}
+
 #[test]
 fn a_third_signer_of_a_config_counts_by_hash_too() {
     let work = three();
@@ -380,6 +400,24 @@ fn verify_shows_a_signature_that_is_broken_or_over_another_comment() {
     // A node that wants two refuses it for the broken one.
     let said = refused(verify(&work, &list, &["anna", "ben", "carol"], "2"));
     assert!(said.ends_with("does not match its trusted comment"), "{said}");
+}
+
+/// `latest` is exchanged where the files are, and nowhere else.
+#[test]
+fn nodes_are_not_led_to_a_list_without_its_blobs() {
+    let work = three();
+    let list = list(&done(publish(&work, &["anna"], &["--threshold", "2"])));
+    let by_ben = |more: &[&str]| sign(&work, &[&list], "ben", &["anna"], more);
+    std::fs::rename(work.path("site/blobs"), work.path("blobs")).unwrap();
+    for more in [&["--threshold", "2"][..], &["--threshold", "2", "--dry-run"]] {
+        refused_and_nothing_changed(&work, by_ben(more), "missing or of another length: ./a");
+    }
+    assert_eq!(value(&done(by_ben(&[])), "signers"), "2");
+    assert!(!work.path("site/bundles/demo/amd64/latest").exists());
+    std::fs::rename(work.path("blobs"), work.path("site/blobs")).unwrap();
+    // Whoever has both, files and signatures, signs once more, which changes nothing but `latest`.
+    let by_anna = sign(&work, &[&list], "anna", &["ben"], &["--threshold", "2"]);
+    assert_eq!(value(&done(by_anna), "latest"), "yes");
 }
 
 /// The signers' machines: each has its key and a copy of the lists and configs, without blobs.

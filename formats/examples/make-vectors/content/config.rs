@@ -140,7 +140,7 @@ const EVERY_FIELD: &str = r#"{
   },
   "debug": {
     "enabled": true,
-    "allow": ["400::/7", "2001:db8::1"],
+    "allow": ["400:1234::/32", "2001:db8::1"],
     "password_hash": "$argon2id$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub+b4dWRWJTmaaJObG"
   },
   "exec": ["/sbin/zinit-server", "--config", "/etc/zinit"],
@@ -203,7 +203,10 @@ pub fn hostile() -> Vec<(String, Vec<u8>)> {
     let hash = "$argon2id$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub";
     let debug = |allow: Value, hash: Value| json!({"enabled": true, "allow": allow, "password_hash": hash});
     let costs = |costs: &str| {
-        debug(json!(["400::/7"]), format!("$argon2id$v=19${costs}$c29tZXNhbHRzb21l$RdescudvJCsgt3ub").into())
+        debug(
+            json!(["400:1234::/32"]),
+            format!("$argon2id$v=19${costs}$c29tZXNhbHRzb21l$RdescudvJCsgt3ub").into(),
+        )
     };
     let disk = |disk: Value| json!({"size": "1GiB", "disk": disk});
     let changes = [
@@ -212,7 +215,14 @@ pub fn hostile() -> Vec<(String, Vec<u8>)> {
         ("debug-any-network", "debug", debug(json!([]), hash.into())),
         ("debug-clear-password", "debug", debug(json!(["10.0.0.0/8"]), "secret".into())),
         ("debug-network-too-long", "debug", debug(json!(["10.0.0.0/33"]), hash.into())),
-        ("debug-hash-of-no-base64", "debug", debug(json!(["400::/7"]), hash.replace("c29t", "?").into())),
+        ("debug-network-of-all", "debug", debug(json!(["400::/7"]), hash.into())),
+        ("debug-network-of-ipv4", "debug", debug(json!(["0.0.0.0/0"]), hash.into())),
+        ("debug-networks-too-many", "debug", debug(json!(vec!["400:1::2"; 65]), hash.into())),
+        (
+            "debug-hash-of-no-base64",
+            "debug",
+            debug(json!(["400:1234::/32"]), hash.replace("c29t", "?").into()),
+        ),
         ("debug-memory-too-little", "debug", costs("m=19455,t=2,p=1")),
         ("debug-memory-too-much", "debug", costs("m=65537,t=2,p=1")),
         ("debug-passes-too-many", "debug", costs("m=19456,t=11,p=1")),
