@@ -45,7 +45,8 @@ ifneq ($(SITE)$(KEY),)
 	out/bin/zstrap publish out/zos-tree/$(ARCH) --site '$(SITE)' --bundle '$(BUNDLE)' --arch $(ARCH) --key '$(KEY)'
 endif
 
-# The tests boot the bundle zos of amd64, and with ALL that of arm64, too.
+# The tests boot the bundle zos of amd64, and with ALL that of arm64, too. With it come the packages of scripts/ttyd, which
+# other tests lay out: no test waits for a download.
 .PHONY: build
 build: ## All programs, the kernels and the trees of bundles, into out/
 	@$(MAKE) -j3 programs kernel demo-tree zinit2-tree-amd64 zos-tree-amd64 $(if $(ALL),zinit2-tree-arm64 zos-tree-arm64)

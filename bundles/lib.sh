@@ -23,17 +23,21 @@ choose_architecture() {
 }
 
 # replace_tree DIR COMMAND...: runs the command with a new folder, which takes the place of DIR when that has worked.
-# What stands there must be a tree of zinit's: a word mistyped is not to delete somebody's folder.
+# What stands there must be a tree of zinit's: a word mistyped is not to delete somebody's folder. The new one is made
+# beside it, whatever ends the name, under a name that nobody has.
 replace_tree() {
-    local out=$1 new=$1.new
+    local out
+    out=$(realpath -m -- "$1")
     shift
     [[ ! -e $out || -d $out/etc/zinit ]] || die "$out exists and is no tree of a bundle, so it stays as it is"
-    rm -rf "$new"
-    mkdir -p "$new"
-    "$@" "$new"
-    chmod_folders "$new"
+    mkdir -p "${out%/*}"
+    NEW_TREE=$(mktemp -d "$out.XXXXXXXX")
+    trap 'rm -rf "$NEW_TREE"' EXIT
+    "$@" "$NEW_TREE"
+    chmod_folders "$NEW_TREE"
     rm -rf "$out"
-    mv "$new" "$out"
+    mv -T "$NEW_TREE" "$out"
+    trap - EXIT
 }
 
 # Modes are said and not taken from the umask: whoever runs the recipe gets the same bundle.

@@ -103,6 +103,16 @@ impl NodeConfig {
         self.signed.comment.serial
     }
 
+    /// This one in place of a newer one that cannot be booted: what that does not allow any more, this does not, either.
+    ///
+    /// # Errors
+    /// [`Error::Bundle`].
+    pub fn within(mut self, newer: &Self) -> Result<Self, Error> {
+        allowed_bundle(&newer.config, "the older config's", self.bundle.as_str())?;
+        self.config.min_serial = self.config.min_serial.max(newer.config.min_serial);
+        Ok(self)
+    }
+
     /// The file that it was read from, to keep it.
     #[must_use]
     pub fn signed(&self) -> &Signed {
@@ -177,8 +187,8 @@ fn newest(source: &dyn Source, identity: &Identity, terms: Terms<'_>) -> Result<
     let request = request(identity, site::config(name, serial), terms);
     let bytes = request.bytes_unverified(source)?;
     let signed = request.verify(source, identity, bytes)?;
-    signed::check_serial(&signed, serial)?;
-    terms.check_newest(&site::config_folder(name), &signed)?;
+    signed::check_serial(&signed.comment, serial)?;
+    terms.check_newest(&signed)?;
     Ok(signed)
 }
 
@@ -189,6 +199,10 @@ fn chosen_bundle(config: &Config, identity: &Identity, cmdline: &Cmdline) -> Res
         (None, Some(asked)) => ("the image's bundle", asked.as_str()),
         (None, None) => return Ok(config.bundle.clone()),
     };
+    allowed_bundle(config, by, asked)
+}
+
+fn allowed_bundle(config: &Config, by: &'static str, asked: &str) -> Result<Name, Error> {
     config.allowed_bundles().find(|name| name.as_str() == asked).cloned().ok_or_else(|| Error::Bundle {
         by,
         asked: asked.to_owned(),

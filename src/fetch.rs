@@ -15,6 +15,7 @@ use zstrap_formats::digest::ContentDigest;
 use zstrap_formats::list::{Entry, EntryKind};
 use zstrap_formats::packed::{self, Packed};
 
+use crate::cache;
 use crate::console::status;
 use crate::download::{Download, mismatch};
 use crate::fail::{Code, Refusal};
@@ -301,6 +302,7 @@ impl Job<'_> {
         }
         let mut file = contents.create(name.as_bytes()).map_err(write_error(first))?;
         Download { shared: &self.shared, entry: first, content: blob.content }.run(&mut *file, buffer)?;
+        watchdog::expect_within(cache::DISK);
         file.commit(CONTENT).map_err(write_error(first))
     }
 

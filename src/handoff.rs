@@ -147,7 +147,7 @@ fn prepare(
     }
     leave_our_program(system, left, config)?;
     prepare_mounts(system, fetched)?;
-    prepare_state(system, fetched, machine.keep.cache())?;
+    prepare_state(system, fetched, machine.keep.cache().filter(|_| config.root.size > 0))?;
     lay_files_over(system)?;
     if let Some(overlay) = left.overlay {
         overlay.leave(system, fetched.root().dir());
@@ -256,12 +256,12 @@ fn make_dir(dir: &dyn RootDir, path: &str, mode: u16) -> Result<(), Error> {
     dir.make_dir(path.as_bytes(), Meta { mode, uid: 0, gid: 0 }).map_err(failed)
 }
 
-/// The state directory: of the disk, else of this boot alone.
+/// The state directory: of the disk, also where the root is in RAM but the disk takes writes; else of this boot alone.
 fn prepare_state(system: &dyn System, fetched: &Fetched, cache: Option<&Cache>) -> Result<(), Error> {
     for (path, mode) in STATE_FOLDERS {
         make_dir(fetched.root().dir(), path, mode)?;
     }
-    let cache = cache.filter(|_| fetched.root().is_on_disk());
+    let cache = cache.filter(|cache| fetched.root().is_on_disk() || !cache.store().is_read_only());
     if let Some(cache) = cache {
         let shown = cache.store().state().and_then(|(_open, path)| system.bind_below(&path, NEW_ROOT, STATE));
         match shown {

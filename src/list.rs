@@ -153,8 +153,8 @@ fn newest(
     let request = Request { path: site::list(bundle, arch, serial), limit: MAX_LIST, subject, terms };
     let bytes = request.bytes_unverified(source)?;
     let signed = request.verify(source, identity, bytes)?;
-    signed::check_serial(&signed, serial)?;
-    terms.check_newest(&site::bundle_folder(bundle, arch), &signed)?;
+    signed::check_serial(&signed.comment, serial)?;
+    terms.check_newest(&signed)?;
     let least = config.fields().min_serial;
     if serial < least { Err(Error::TooOld { found: serial, least }) } else { Ok(signed) }
 }

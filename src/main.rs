@@ -41,7 +41,7 @@ use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use cache::Cache;
+use cache::{Cache, Keep};
 use config::NodeConfig;
 use console::status;
 use early::Machine;
@@ -124,7 +124,7 @@ fn become_program(
 }
 
 /// What the disk has, if it has something, since what the servers have cannot be booted. A config that they have is the
-/// newest all the same: it holds, too, if the disk has its bundle.
+/// newest all the same: it holds, too, if the disk has its bundle, and bounds an older one if not.
 fn become_last_good(
     system: &dyn System,
     machine: &mut Machine,
@@ -161,8 +161,12 @@ fn last_good(
     cache: &Cache,
     why: &str,
 ) -> Result<Infallible, Failure> {
-    let config = match newest.filter(|config| cache.has_list(config.bundle())) {
-        Some(config) => config,
+    let config = match newest {
+        Some(config) if cache.has_list(config.bundle()) => config,
+        Some(newer) => {
+            let older = obtain_config(machine, identity, online)?;
+            older.within(&newer).map_err(|error| Failure::of(Stage::Config, error))?
+        }
         None => obtain_config(machine, identity, online)?,
     };
     log::warn!(target: "boot", "from disk config={} why={why}", config.serial());
@@ -229,11 +233,12 @@ fn fetched(
     let (is_offline, keep) = (online.is_from_disk(), &mut machine.keep);
     let fill = |root| fetch::files(system, online.servers(), list, root);
     console::stage_begins(Stage::Root);
-    let root = root::prepare(system, identity, config, list, keep, is_offline);
+    let root = root::prepare(system, identity, config, list, (keep, &mut machine.modules), is_offline);
     let root = root.map_err(|error| Failure::of(Stage::Root, error))?;
     let is_on_disk = root.is_on_disk();
     console::stage_begins(Stage::Fetch);
-    let fetched = match fill(root) {
+    let filled = fill(root).and_then(|fetched| settled(keep, fetched));
+    let fetched = match filled {
         Err(error) if is_on_disk && error.is_of_root() => {
             root::in_ram_because(keep, Chain(&error).to_string());
             let root = root::in_ram(system, config, list).map_err(|error| Failure::of(Stage::Root, error))?;
@@ -242,13 +247,33 @@ fn fetched(
         filled => filled,
     };
     let fetched = fetched.map_err(|error| Failure::of(Stage::Fetch, error))?;
-    if fetched.root().is_on_disk()
-        && !is_offline
-        && let Some(Err(error)) = keep.cache().map(|cache| cache.commit(config, list))
-    {
-        log::warn!(target: "cache", "this version is not kept: {error}");
+    if !is_offline {
+        keep_version(keep, config, list, &fetched);
     }
     Ok(fetched)
+}
+
+/// What was fetched to the disk must be there before it is run: what the disk did not take is in memory for now, and then
+/// something else.
+fn settled(keep: &Keep, fetched: Fetched) -> Result<Fetched, fetch::Error> {
+    let settled = match keep.cache().filter(|_| fetched.root().has_new_contents()) {
+        Some(cache) => cache.settle(),
+        None => Ok(()),
+    };
+    let refused = |source| fetch::Error::Write { path: "what was fetched".to_owned(), source };
+    settled.map_err(refused).map(|()| fetched)
+}
+
+/// From now on this version is the one of the disk, if it is there; if not, it is one that this node has seen.
+fn keep_version(keep: &Keep, config: &NodeConfig, list: &VerifiedList, fetched: &Fetched) {
+    let Some(cache) = keep.cache() else { return };
+    let kept = match fetched.root().is_on_disk() {
+        true => cache.commit(config, list),
+        false => cache.remember(config, list),
+    };
+    if let Err(error) = kept {
+        log::warn!(target: "cache", "this version is not kept: {error}");
+    }
 }
 
 #[cfg(test)]

@@ -178,6 +178,10 @@ fn check_key(file: OwnedFd) -> io::Result<()> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(named(io::Error::other("expected a regular file")));
     }
+    // What it is another name of would get other permissions.
+    if stat.st_nlink != 1 {
+        return Err(named(io::Error::other(format!("expected one name, it has {}", stat.st_nlink))));
+    }
     rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600)).or_else(unwritable).map_err(named)?;
     let mut bytes = Vec::new();
     File::from(file).take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(named)?;
@@ -317,6 +321,18 @@ mod tests {
             assert_eq!(error, "/var/lib/zstrap-state/mycelium/key: expected 32 bytes");
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
+    }
+
+    #[test]
+    fn a_key_that_is_another_name_of_something_is_left_as_it_is() {
+        let (dir, state) = dir();
+        let (path, other) = (dir.path().join("mycelium/key"), dir.path().join("program"));
+        fs::create_dir(dir.path().join("mycelium")).unwrap();
+        fs::write(&other, [7; 32]).unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::hard_link(&other, &path).unwrap();
+        assert!(key_in(&state).unwrap_err().to_string().ends_with("expected one name, it has 2"));
+        assert_eq!(fs::metadata(&other).unwrap().mode() & 0o7777, 0o755);
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::console::status;
 use crate::disk;
 use crate::fail::{Code, Refusal};
 use crate::list::VerifiedList;
+use crate::modules::Modules;
+use crate::signed;
 use crate::sys::{Meta, Mount, NO_EXEC, RootDir, System};
 
 /// Where the new root stands until it is the root.
@@ -49,6 +51,9 @@ pub enum Error {
         /// Memory, in MiB.
         available: u64,
     },
+    /// The disk, which came only now, knows of something newer.
+    #[error(transparent)]
+    Older(#[from] Box<signed::Error>),
     /// The kernel refused.
     #[error("{what}")]
     System {
@@ -63,6 +68,7 @@ impl Refusal for Error {
     fn code(&self) -> Code {
         match self {
             Self::NoMemory { .. } => Code::NoMemory,
+            Self::Older(error) => error.code(),
             Self::System { .. } => Code::RootIo,
         }
     }
@@ -104,6 +110,12 @@ impl Root {
     #[must_use]
     pub fn bytes_to_come(&self, total: u64) -> u64 {
         self.disk.as_ref().map_or(total, |disk| disk.missing_bytes)
+    }
+
+    /// Whether contents come to the disk that were not there.
+    #[must_use]
+    pub fn has_new_contents(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| !disk.missing.is_empty())
     }
 
     /// Whether its files are on a disk.
@@ -155,7 +167,7 @@ pub fn prepare(
     identity: &Identity,
     config: &NodeConfig,
     list: &VerifiedList,
-    keep: &mut Keep,
+    (keep, modules): (&mut Keep, &mut Modules),
     is_offline: bool,
 ) -> Result<Root, Error> {
     keep.why_ram = None;
@@ -164,10 +176,15 @@ pub fn prepare(
     }
     let cache = match keep.shared() {
         Some(cache) if is_offline => Ok(cache),
-        _ => keep.prepare(system, &config.fields().root, identity),
+        _ => keep.prepare(system, modules, &config.fields().root, identity),
     };
-    let is_read_only = keep.disk().is_some_and(|(_, is_read_only)| is_read_only);
-    match cache.and_then(|cache| on_disk(system, config, list, cache, is_read_only)) {
+    if let Ok(cache) = &cache
+        && !is_offline
+    {
+        let mut signed = list.signed().into_iter().chain([config.signed()]);
+        signed.try_for_each(|signed| signed::check_newest(cache, signed)).map_err(Box::new)?;
+    }
+    match cache.and_then(|cache| on_disk(system, config, list, cache)) {
         Ok(root) => Ok(root),
         Err(why) => {
             in_ram_because(keep, why);
@@ -201,12 +218,14 @@ fn on_disk(
     config: &NodeConfig,
     list: &VerifiedList,
     cache: Arc<Cache>,
-    is_read_only: bool,
 ) -> Result<Root, String> {
     let started = Instant::now();
     clear(system);
+    if cache.has_failed() {
+        return Err("the disk cannot be read".to_owned());
+    }
     let verified = cache.verify(list);
-    check_room(&cache, config, list, &verified, is_read_only)?;
+    check_room(&cache, config, list, &verified)?;
     let entries = list.list().entries().len() as u64;
     let needed = entries.saturating_mul(STUB).saturating_add(MEMORY_TO_RUN);
     let failed = |what: &str| {
@@ -245,26 +264,27 @@ fn layers(system: &dyn System, list: &List) -> io::Result<Box<dyn RootDir>> {
     system.open_root(&format!("{LAYERS}/list"))
 }
 
-/// That what is missing will fit. What no version needs goes first, if that helps.
+/// That what is missing will fit. What no version needs goes first, if that helps; nothing goes if it does not.
 fn check_room(
     cache: &Cache,
     config: &NodeConfig,
     list: &VerifiedList,
     verified: &Verified,
-    is_read_only: bool,
 ) -> Result<(), String> {
     if verified.missing.is_empty() {
         return Ok(());
     }
-    if is_read_only {
+    if cache.store().is_read_only() {
         return Err(format!("the disk is read-only, and {} files are not on it", verified.missing.len()));
     }
     let record = list.signed().map_or(0, |signed| signed.bytes.len() as u64);
     let need = Room::for_files(verified.missing.iter().map(|(_, size)| *size).chain([record]));
     let room = || cache.store().room().map_err(|error| format!("reading the size of the disk: {error}"));
     let mut has = room()?;
-    if !has.holds(need) {
-        cache.collect(config.bundle(), list, 1);
+    let needed = cache.needed(config.bundle(), list, 1, cache.last().as_ref());
+    let others = || cache.store().room_of_others(&|name| needed.contains(name)).unwrap_or_default();
+    if !has.holds(need) && has.and(others()).holds(need) {
+        cache.collect(&needed);
         has = room()?;
     }
     if has.holds(need) {

@@ -14,6 +14,9 @@ use crate::clock::{Now, raise_clock};
 use crate::fail::{Code, Refusal};
 use crate::http::{HttpError, Source};
 
+/// Signatures as they came, with their paths.
+pub type Texts = Vec<(String, Vec<u8>)>;
+
 /// Bytes that the keys of the identity vouch for.
 #[derive(Debug)]
 pub struct Signed {
@@ -23,8 +26,8 @@ pub struct Signed {
     pub comment: TrustedComment,
     /// Where it stands on the site.
     pub path: String,
-    /// Its signatures as they came, with their paths: whoever keeps it keeps them.
-    pub signatures: Vec<(String, Vec<u8>)>,
+    /// Its signatures: whoever keeps it keeps them.
+    pub signatures: Texts,
 }
 
 /// By what a boot judges signed files.
@@ -55,14 +58,23 @@ impl Terms<'_> {
     ///
     /// # Errors
     /// [`Error::Older`].
-    pub fn check_newest(&self, folder: &str, signed: &Signed) -> Result<(), Error> {
-        let (found, comment) = (signed.comment.serial, &signed.comment);
-        match self.cache.and_then(|cache| cache.newest(folder)) {
-            Some(seen) if found < seen => {
-                Err(Error::Older { what: format!("{} {}", comment.kind, comment.name), found, seen })
-            }
-            _ => Ok(()),
+    pub fn check_newest(&self, signed: &Signed) -> Result<(), Error> {
+        self.cache.map_or(Ok(()), |cache| check_newest(cache, signed))
+    }
+}
+
+/// The same, by what this disk has.
+///
+/// # Errors
+/// [`Error::Older`].
+pub fn check_newest(cache: &Cache, signed: &Signed) -> Result<(), Error> {
+    let (found, comment) = (signed.comment.serial, &signed.comment);
+    let folder = signed.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    match cache.seen(folder) {
+        Some((seen, _)) if found < seen => {
+            Err(Error::Older { what: format!("{} {}", comment.kind, comment.name), found, seen })
         }
+        _ => Ok(()),
     }
 }
 
@@ -228,19 +240,35 @@ impl Request<'_> {
         identity: &Identity,
         bytes: Vec<u8>,
     ) -> Result<Signed, Error> {
+        let (comment, signatures) = self.comment(source, identity, Some(&bytes))?;
+        Ok(Signed { bytes, comment, path: self.path.clone(), signatures })
+    }
+
+    /// What was said of a file, be it there or not, and the signatures that say it. Of the bytes, if they are given.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn comment(
+        &self,
+        source: &dyn Source,
+        identity: &Identity,
+        bytes: Option<&[u8]>,
+    ) -> Result<(TrustedComment, Texts), Error> {
         let texts = self.signatures(source, identity)?;
         let refused = |source| self.refused(source);
         let parsed = texts.iter().map(|(_, text)| Signature::parse(text));
         let signatures: Vec<Signature> = parsed.collect::<Result<_, _>>().map_err(refused)?;
-        let comment = identity.keyring.verify(&bytes, &signatures, Accept::PrehashedOnly).map_err(
-            |source| match source {
-                SignatureError::Threshold { .. } => self.too_few_signers(identity, &signatures, source),
-                source => refused(source),
-            },
-        )?;
+        let verified = match bytes {
+            Some(bytes) => identity.keyring.verify(bytes, &signatures, Accept::PrehashedOnly),
+            None => identity.keyring.verify_comment(&signatures),
+        };
+        let comment = verified.map_err(|source| match source {
+            SignatureError::Threshold { .. } => self.too_few_signers(identity, &signatures, source),
+            source => refused(source),
+        })?;
         let comment: TrustedComment = comment.parse().map_err(refused)?;
         comment.check_subject(&self.subject).map_err(refused)?;
-        Ok(Signed { bytes, comment, path: self.path.clone(), signatures: texts })
+        Ok((comment, texts))
     }
 
     fn too_few_signers(&self, identity: &Identity, signed: &[Signature], source: SignatureError) -> Error {
@@ -260,7 +288,7 @@ impl Request<'_> {
     }
 
     /// The signatures with their paths.
-    fn signatures(&self, source: &dyn Source, identity: &Identity) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    fn signatures(&self, source: &dyn Source, identity: &Identity) -> Result<Texts, Error> {
         if identity.keyring.threshold() == 1 {
             return Ok(vec![self.signature(source, site::signature(&self.path))?]);
         }
@@ -318,8 +346,7 @@ pub fn latest(source: &dyn Source, path: &str) -> Result<u64, Error> {
 ///
 /// # Errors
 /// [`Error::WrongSerial`].
-pub fn check_serial(signed: &Signed, asked: u64) -> Result<(), Error> {
-    let comment = &signed.comment;
+pub fn check_serial(comment: &TrustedComment, asked: u64) -> Result<(), Error> {
     if comment.serial == asked {
         return Ok(());
     }

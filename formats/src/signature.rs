@@ -197,12 +197,12 @@ impl Signature {
         &self.trusted_comment
     }
 
-    fn check(&self, key: &PublicKey, data: &[u8]) -> Result<(), SignatureError> {
-        let matches = if self.algorithm == LEGACY {
-            key.has_signed(data, &self.signature)
-        } else {
-            key.has_signed(&Blake2b512::digest(data), &self.signature)
-        };
+    /// Without data, that of the comment alone.
+    fn check(&self, key: &PublicKey, data: Option<&[u8]>) -> Result<(), SignatureError> {
+        let matches = data.is_none_or(|data| match self.algorithm == LEGACY {
+            true => key.has_signed(data, &self.signature),
+            false => key.has_signed(&Blake2b512::digest(data), &self.signature),
+        });
         if !matches {
             return Err(SignatureError::BadSignature(self.key_id));
         }
@@ -297,6 +297,24 @@ impl Keyring {
         signatures: &[Signature],
         accept: Accept,
     ) -> Result<String, SignatureError> {
+        self.verify_all(Some(data), signatures, accept)
+    }
+
+    /// The text of the trusted comment that enough distinct keys have signed, whatever the file has become: it tells that
+    /// there was such a file, not what is in it.
+    ///
+    /// # Errors
+    /// As of [`Self::verify`].
+    pub fn verify_comment(&self, signatures: &[Signature]) -> Result<String, SignatureError> {
+        self.verify_all(None, signatures, Accept::PrehashedOnly)
+    }
+
+    fn verify_all(
+        &self,
+        data: Option<&[u8]>,
+        signatures: &[Signature],
+        accept: Accept,
+    ) -> Result<String, SignatureError> {
         let mut verified: Vec<(&PublicKey, &Signature)> = Vec::new();
         for signature in signatures {
             verified.push((self.verify_one(data, signature, accept)?, signature));
@@ -315,7 +333,7 @@ impl Keyring {
     /// id is tried.
     fn verify_one(
         &self,
-        data: &[u8],
+        data: Option<&[u8]>,
         signature: &Signature,
         accept: Accept,
     ) -> Result<&PublicKey, SignatureError> {

@@ -26,6 +26,9 @@ node=/run/zstrap/bin/zstrap-node
 echo "test: root=$($node get root) source=$($node get source) why=$($node get root_why)"
 echo "test: version=$(cat /etc/version)"
 echo "test: state=$(cat /var/lib/zstrap-state/kept 2>/dev/null)"
+# A service that goes on with its log, which is another name of a content, if that was believed.
+test -e /var/lib/zstrap-state/app.log && echo 'LINKED 1' >/var/lib/zstrap-state/app.log
+echo "test: linked=$(cat /etc/linked)"
 grep -e ' / ' -e ' /var/lib/zstrap-state ' /proc/mounts | sed 's/^/test: mount /'
 for planted in /etc/zinit/evil.yaml /etc/ld.so.preload /evil; do
     test -e $planted && echo "test: planted $planted"
@@ -54,7 +57,16 @@ plant)
     for content in $(grep -l '^version ' blobs/sha256/*); do echo 'VERSION 1' >$content; done
     echo '{"version":1}' >configs/kept/99999999999.json
     cp configs/kept/*.json.minisig configs/kept/99999999999.json.minisig
+    for signature in bundles/kept/*/*.mtree.minisig; do
+        cp $signature ${signature%/*}/99999999999.mtree.minisig
+    done
     mkdir -p $(echo bundles/kept/*)/99999999999.mtree etc/zinit ../etc/zinit
+    # What the kernel would show in the root, and what a service may write to.
+    mkdir -p blobs/etc
+    echo /evil.so >blobs/etc/ld.so.preload
+    cp /bin/busybox blobs/evil
+    ln -f $(grep -l '^linked ' blobs/sha256/*) ../state/app.log
+    chmod 666 ../state/app.log
     echo 'exec: /evil' | tee etc/zinit/evil.yaml >../etc/zinit/evil.yaml
     ln -sf /etc/shadow blobs/sha256/evil
     echo 'exec: /evil' >/var/lib/zstrap-state/evil.yaml
@@ -78,6 +90,7 @@ impl World {
         let tree = Tree::copy_of("demo-tree")?;
         tree.file("test", SCRIPT.as_bytes(), 0o755)?;
         tree.file("etc/version", b"version 1\n", 0o644)?;
+        tree.file("etc/linked", b"linked 1\n", 0o644)?;
         for folder in ["dev", "proc", "sys", "run", "tmp", "var/lib/zstrap-state"] {
             tree.folder(folder)?;
         }
@@ -276,15 +289,20 @@ fn an_update_that_breaks_off_leaves_the_last_good_version() -> Result<()> {
 fn what_a_running_root_plants_has_no_effect_after_a_reboot() -> Result<()> {
     let mut world = World::new("cache-planted", &wants_disk())?;
     world.boot("plant")?.assert_line("test: version=version 1")?;
-    // With a server, the changed content is fetched anew.
+    // With a server, the changed content is fetched anew, and the one that has another name.
     let before = world.scene.server.requests().len();
     let vm = world.boot("plant")?;
     vm.assert_never("test: planted ")?;
     vm.assert_line("] cache: removed content=*has SHA-256 ")?;
     vm.assert_line("test: version=version 1")?;
+    vm.assert_line("] cache: removed content=*not a plain file of one name")?;
+    vm.assert_line("test: linked=linked 1")?;
     vm.assert_line("] cache: ignored record=configs/kept/99999999999.json why=")?;
     vm.assert_line("] cache: ignored record=bundles/kept/*/99999999999.mtree why=")?;
-    ensure!(world.blobs_since(before) == 1, vm.failed("expected the one changed content to be fetched"));
+    ensure!(
+        world.blobs_since(before) == 2,
+        vm.failed("expected the changed and the linked content to be fetched")
+    );
     world.boot("read")?;
     // Without one, there is nothing else to boot: it is refused, and nothing of it ran.
     world.boot("plant")?;
@@ -309,5 +327,6 @@ fn a_disk_without_room_is_said_before_anything_is_fetched() -> Result<()> {
     let ready = vm.assert_line("] root: ready kind=ram ")?;
     ensure!(said.index < ready.index, vm.failed("the reason comes too late"));
     vm.assert_line("test: root=ram source=server why=the disk is full: ")?;
-    vm.assert_line("test: mount tmpfs /var/lib/zstrap-state tmpfs rw,nosuid,nodev,noexec,").map(drop)
+    // The root has no room there, the state has.
+    vm.assert_line("test: mount /dev/vda1 /var/lib/zstrap-state ext4 rw,nosuid,nodev,noexec,").map(drop)
 }

@@ -36,6 +36,9 @@ const PASSWORD: &str = "correct horse battery";
 /// Of that password, by the reference implementation: `argon2 somesaltsomesalt -id -t 2 -k 19456 -p 1 -l 24 -e`.
 const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$ZPY/kF8CFoFB4jQ9jPpdW62iwqiegwAU";
 
+/// What comes of a request that ttyd turns away.
+const REFUSAL: &str = "ttyd closed the connection";
+
 /// How long nobody answers before it counts as never: a connection through the overlay takes some milliseconds.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -49,12 +52,34 @@ const RULES: &[&str] = &[
     "}",
     "chain debug {",
     "type filter hook input priority 0; policy accept;",
+    r#"iifname "mycelium" exthdr frag 1 counter drop"#,
     r#"iifname "mycelium" ip6 saddr 400:1::2 tcp dport 7681 accept"#,
     r#"iifname "mycelium" ip6 saddr 500:2::/64 tcp dport 7681 accept"#,
     "tcp dport 7681 counter drop",
     "}",
+    "chain answers {",
+    "type filter hook output priority 0; policy accept;",
+    r#"oifname "mycelium" ip6 daddr 400:1::2 tcp sport 7681 accept"#,
+    r#"oifname "mycelium" ip6 daddr 500:2::/64 tcp sport 7681 accept"#,
+    "tcp sport 7681 counter drop",
+    "}",
     "}",
 ];
+
+/// A service of the bundle that says what there is of a session. It starts a ttyd of its own at another port when the overlay
+/// is there, as the node's would be started: one that the node had started before listens as soon as that one does.
+const PROBE: &str = r#"#!/bin/sh
+wait_for() { for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do "$@" && return; sleep 1; done; }
+is_there() { grep -q ' mycelium$' /proc/net/if_inet6; }
+listens() { netstat -ltn | grep -q ":$1 "; }
+wait_for is_there
+ttyd --port 7682 --ipv6 --interface lo /bin/true 2>/dev/null &
+wait_for listens 7682 || echo 'test: no ttyd'
+for path in /etc/zinit/services/zstrap-debug.toml /run/zstrap/debug.json; do [ -e "$path" ] && echo "test: there is $path"; done
+[ -e /run/zstrap/debug.json ] || /run/zstrap/bin/zstrap-node terminal 2>&1 | sed 's/^/test: /'
+listens 7681 && echo 'test: somebody listens'
+echo 'test: probed'
+"#;
 
 /// A node in a lab, with both ends of its overlay.
 struct Node {
@@ -97,6 +122,17 @@ impl Node {
         }
     }
 
+    /// A terminal, as soon as nobody else has it.
+    fn free_terminal(&self, from: &str) -> Result<Session> {
+        let deadline = Instant::now() + patience(BOUND);
+        loop {
+            match self.terminal(from) {
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
+                opened => return opened,
+            }
+        }
+    }
+
     /// A terminal; ttyd may still be about to start.
     fn terminal(&self, from: &str) -> Result<Session> {
         let host = format!("node:{PORT}");
@@ -118,7 +154,7 @@ impl Node {
 
     /// A shell, and what these commands print in it. Type-ahead is thrown away, so each waits for what comes before.
     fn shell(&self, from: &str, commands: &str) -> Result<String> {
-        let mut terminal = self.terminal(from)?;
+        let mut terminal = self.free_terminal(from)?;
         log_in(&mut terminal)?;
         // The quotes keep the echo of the command from being its end.
         terminal.type_in(&format!("stty -echo; echo be''gin; {commands}; echo e''nd\n"))?;
@@ -152,6 +188,10 @@ fn tree() -> Result<Tree> {
     let overlay = artefacts::artefact(&format!("bin/zstrap-test-overlay-{arch}"))?;
     tree.file("test/overlay", &std::fs::read(overlay)?, 0o755)?;
     let command = format!("exec /test/overlay mycelium {NODE}/7 {LAN}:{} >/dev/console 2>&1", overlay::PORT);
+    tree.file("test/probe", PROBE.as_bytes(), 0o755)?;
+    let unit =
+        "[service]\nname = \"probe\"\nexec = \"exec /test/probe >/dev/console 2>&1\"\noneshot = true\n";
+    tree.file("etc/zinit/services/probe.toml", unit.as_bytes(), 0o644)?;
     tree.file("usr/bin/mycelium", format!("#!/bin/sh\n{command}\n").as_bytes(), 0o755)?;
     Ok(tree)
 }
@@ -164,8 +204,12 @@ fn enabled() -> Value {
 fn gives_a_shell_to_whom_the_config_names_and_to_nobody_else() -> Result<()> {
     let node = Node::boot("debug-on", &enabled(), "")?;
     node.vm.assert_line("] debug: on port=7681 allow=400:1::2/128,500:2::/64 interface=mycelium")?;
-    wrong_passwords_get_nothing(&node)?;
+    // First: afterwards it could also be that somebody else is connected.
     only_pages_of_the_node_itself_may_ask(&node)?;
+    wrong_passwords_get_nothing(&node)?;
+    for path in ["/etc/zinit/services/zstrap-debug.toml", "/run/zstrap/debug.json"] {
+        node.vm.wait_line(&format!("test: there is {path}"), BOUND)?;
+    }
     let before = node.shell(ADMIN, "id -u; nft -nn list ruleset; netstat -ltn")?;
     ensure!(before.starts_with("0\n"), "not root: {before}");
     check_rules(&before)?;
@@ -183,7 +227,10 @@ fn gives_a_shell_to_whom_the_config_names_and_to_nobody_else() -> Result<()> {
     node.expect_silence(LAN6, NODE)?;
     // COLLEAGUE takes the same way now: only back through the overlay can anybody look at what was counted.
     node.lab.namespace.ip(&format!("route del {NODE}/128 dev tap0"))?;
-    let after = node.shell(ADMIN, "nft -nn list ruleset; zstrap-node log")?;
+    let after = node.shell(
+        ADMIN,
+        "nft -nn list ruleset; zstrap-node log; zinit --socket /run/zinit.sock logs zstrap-debug",
+    )?;
     for rule in ["ip6 saddr 400::/7", "ip6 daddr 400::/7", "tcp dport 7681 counter"] {
         let counted =
             |line: &str| line.contains(rule) && line.contains(" drop") && !line.contains("packets 0 ");
@@ -192,15 +239,34 @@ fn gives_a_shell_to_whom_the_config_names_and_to_nobody_else() -> Result<()> {
     for said in ["refused reason=wrong-password failures=1 pause=1s", "accepted"] {
         ensure!(after.contains(&format!("login: {said} from={ADMIN}")), "no {said} in {after}");
     }
+    for why in ["--check-origin", "--max-clients"] {
+        let refused = |line: &str| line.contains("refuse to serve") && line.contains(why);
+        ensure!(after.lines().any(refused), "ttyd has refused nobody because of {why}: {after}");
+    }
     ensure!(!after.contains(PASSWORD) && !after.contains("horse"), "a password stands in the log: {after}");
-    // It was the filter that kept them out: without it, the kernel answers through the overlay what came over the LAN.
+    without_its_filter_it_is_not_open_either(&node)
+}
+
+/// Any service of root may flush all rules.
+fn without_its_filter_it_is_not_open_either(node: &Node) -> Result<()> {
     node.shell(ADMIN, "nft delete table inet zstrap")?;
     node.route_over_lan()?;
+    // It was the filter that kept them out: without it, the kernel answers through the overlay what came over the LAN.
     ensure!(
         node.connect(ADMIN, NODE)?.is_ok(),
         "the packets of these tests do not reach the node over the LAN"
     );
-    Ok(())
+    node.lab.namespace.ip(&format!("route del {NODE}/128 dev tap0"))?;
+    let mut terminal = node.free_terminal(STRANGER)?;
+    let said = terminal.wait_for_end(BOUND)?;
+    ensure!(said.contains("not on the list") && !said.contains("password"), "a stranger was told {said:?}");
+    // It comes back with ttyd.
+    let mut terminal = node.free_terminal(ADMIN)?;
+    log_in(&mut terminal)?;
+    terminal.type_in("kill $(pidof ttyd)\n")?;
+    terminal.wait_for_end(BOUND)?;
+    check_rules(&node.shell(ADMIN, "nft -nn list ruleset")?)?;
+    node.expect_silence(STRANGER, NODE)
 }
 
 /// Three tries on a connection, and not a fourth; a second terminal meanwhile is none.
@@ -218,17 +284,22 @@ fn wrong_passwords_get_nothing(node: &Node) -> Result<()> {
     // Hanging up has not shortened the pause.
     terminal.wait_for("next try in ", BOUND)?;
     terminal.wait_for("password: ", BOUND)?;
-    match node.terminal(ADMIN) {
-        Err(_) => Ok(()),
-        Ok(_) => bail!("two clients at once"),
-    }
+    expect_refusal(node.terminal(ADMIN), "two clients at once")
 }
 
 fn only_pages_of_the_node_itself_may_ask(node: &Node) -> Result<()> {
-    match Session::open(node.stream(ADMIN)?, &format!("node:{PORT}"), "http://elsewhere.example") {
-        Err(_) => Ok(()),
-        Ok(_) => bail!("a page from elsewhere got a terminal"),
-    }
+    let stream = node.stream(ADMIN)?;
+    let elsewhere = Session::open(stream, &format!("node:{PORT}"), "http://elsewhere.example");
+    expect_refusal(elsewhere, "a page from elsewhere got a terminal")?;
+    // Nothing but the page was wrong.
+    node.terminal(ADMIN).map(drop)
+}
+
+/// What ttyd does with whom it does not want.
+fn expect_refusal(opened: Result<Session>, otherwise: &str) -> Result<()> {
+    let Err(error) = opened else { bail!("{otherwise}") };
+    ensure!(error.to_string() == REFUSAL, "expected {REFUSAL:?}, found {error:#}");
+    Ok(())
 }
 
 /// The rules as nft reads them, in their order, and no others.
@@ -267,8 +338,13 @@ fn stays_off_when_the_kernel_takes_no_filter() -> Result<()> {
     nobody_listens(&node)
 }
 
-/// The node is there, and answers that nobody listens.
+/// Nothing of a session is on the node, which is there, and answers that nobody listens.
 fn nobody_listens(node: &Node) -> Result<()> {
+    node.vm.wait_line("test: probed", BOUND)?;
+    node.vm.assert_line("test: zstrap-node: terminal: debug access is off")?;
+    for wrong in ["test: there is ", "test: no ttyd", "test: somebody listens"] {
+        node.vm.assert_never(wrong)?;
+    }
     for (from, to) in [(ADMIN, NODE), (LAN, NODE_LAN)] {
         match node.connect(from, to)? {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}

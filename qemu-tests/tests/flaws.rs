@@ -125,6 +125,7 @@ fn a_disk_that_fails_while_it_is_written_costs_the_disk_and_not_the_boot() -> Re
         let disk = world.disk.copy(&format!("bad-{number}"))?;
         let vm = world.boots(&disk.clone().flaw(Flaw::WritesEnd(writes)), &first)?;
         vm.assert_line("I/O error, dev vda")?;
+        vm.assert_line("] root: ready kind=ram ")?;
         vm.assert_never("] cache: kept ")?;
         // The same disk, repaired: what it has been left with is no obstacle.
         world.boots(&disk, &first)?.assert_line("] cache: kept ")?;
@@ -140,6 +141,8 @@ fn an_update_that_the_disk_fails_to_write_leaves_one_version_or_the_other() -> R
     let disk = world.disk.copy("bad")?;
     let vm = world.boots(&disk.clone().flaw(Flaw::WritesEnd(30)), &newer)?;
     vm.assert_line("I/O error, dev vda")?;
+    // What the disk did not take is not run from memory that the kernel may give up.
+    vm.assert_line("] root: ready kind=ram ")?;
     vm.assert_never("] cache: kept ")?;
     let (has_booted, vm) = world.boots_alone(&disk, &[&first, &newer])?;
     ensure!(has_booted, vm.failed("no version is there any more"));

@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -79,10 +80,10 @@ cat /run/stays
 echo \"test: left $(ls /run/youki)$(ls -d /sys/fs/cgroup/zos/*/ 2>/dev/null)\"
 ";
 
-/// ttyd as `debug` starts it, but on the loopback interface.
+/// ttyd with the arguments of the service `debug`, but at the loopback address and without the login.
 const TTYD: &str = "\
-ttyd -i lo -p 7681 sh >/run/ttyd 2>&1 &
-await wget -q -O /run/page http://127.0.0.1:7681/
+ttyd --port 7681 --ipv6 --interface ::1 --check-origin --max-clients 1 --writable sh >/run/ttyd 2>&1 &
+await wget -q -O /run/page http://[::1]:7681/
 sed 's/^/test: ttyd /' /run/ttyd
 echo \"test: page $(grep -o '<title>[^<]*</title>' /run/page)\"
 ";
@@ -169,8 +170,10 @@ fn check_containers(vm: &Vm) -> Result<()> {
         ensure!(found == [value], vm.failed(&format!("expected {what}{value}, found {found:?}")));
     }
     // Its processes were still there when the second youki came.
-    vm.assert_line("test: orphans ")?;
-    vm.assert_never("test: orphans 0")
+    let orphans = said(vm, "test: orphans ");
+    let are_there = matches!(&orphans[..], [count] if count.trim().parse().is_ok_and(|count: u32| count > 0));
+    ensure!(are_there, vm.failed(&format!("expected a number of orphans, found {orphans:?}")));
+    Ok(())
 }
 
 /// What stands behind this start of a line.
@@ -273,5 +276,46 @@ fn recipe_leaves_other_folders_alone() -> Result<()> {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8(refused.stderr)?.contains("is no tree of a bundle"));
     assert_eq!(fs::read_to_string(folder.path().join("letter"))?, "dear");
+
+    // A name that ends as the shell completes it, and a folder with the name that the recipe once took for itself.
+    let (tree, other) = (folder.path().join("tree"), folder.path().join("tree.new"));
+    let with_slash = format!("{}/", tree.display());
+    fs::create_dir(&other)?;
+    fs::write(other.join("letter"), "dear")?;
+    for out in [&tree as &dyn AsRef<OsStr>, &with_slash] {
+        built("022", &[out])?;
+        assert!(tree.join("usr/bin/youki").is_file(), "the tree is not there");
+    }
+    // What fails leaves nothing beside it.
+    assert_eq!(build("022", &[&tree, &"--modules", &other])?.status.code(), Some(1));
+    assert_eq!(fs::read_to_string(other.join("letter"))?, "dear");
+    let mut names: Vec<_> =
+        fs::read_dir(folder.path())?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    names.sort();
+    assert_eq!(names, ["letter", "tree", "tree.new"]);
+    Ok(())
+}
+
+/// What is in the cache for more than 30 days may have holes that are known by now.
+#[test]
+fn ttyd_of_long_ago_is_not_taken_from_the_cache() -> Result<()> {
+    let folder = TempDir::with_prefix("zstrap-zos-")?;
+    let (cache, tree) = (folder.path().join("cache"), folder.path().join("tree"));
+    let apt = folder.path().join("apt-get");
+    fs::write(&apt, "#!/bin/sh\n")?;
+    fs::set_permissions(&apt, fs::Permissions::from_mode(0o755))?;
+    let old = cache.join("ttyd/amd64-20200101/usr/bin");
+    fs::create_dir_all(&old)?;
+    fs::write(old.join("../../versions"), "ttyd 1\n")?;
+    fs::copy("/usr/bin/env", old.join("ttyd"))?;
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/ttyd"));
+    command.arg("amd64").arg(&tree).env("ZSTRAP_CACHE", &cache);
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH")?);
+    let refused = command.env("PATH", path).output()?;
+    // It turns to apt, and there is none here.
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr)?;
+    assert!(said.starts_with("ttyd: apt is not configured with a mirror"), "{said}");
+    assert!(!tree.exists());
     Ok(())
 }

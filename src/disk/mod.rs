@@ -181,13 +181,18 @@ pub fn find(system: &dyn System) -> Option<Disk> {
 ///
 /// # Errors
 /// [`Kept`].
-pub fn prepare(system: &dyn System, root: &config::Root, found: Option<Disk>) -> Result<Disk, Kept> {
+pub fn prepare(
+    system: &dyn System,
+    modules: &mut Modules,
+    root: &config::Root,
+    found: Option<Disk>,
+) -> Result<Disk, Kept> {
     if !system.has_file_system("ext4") {
         return Err(Kept::NoDriver);
     }
     let wanted = root.disk.as_ref();
     let is_found = found.as_ref().is_some_and(|found| select::matches(&found.own.disk, wanted));
-    let disks = wait_for_disks(system, wanted, is_found);
+    let disks = wait_for_disks(system, modules, wanted, is_found);
     let all = disks.iter().flat_map(ours_of).collect();
     let mut disk = match select::ours(all, wanted)? {
         Some(own) => take(system, own, found)?,
@@ -207,7 +212,12 @@ pub fn prepare(system: &dyn System, root: &config::Root, found: Option<Disk>) ->
 
 /// Disks may come late: those that are named are waited for, and any if there is none at all. Unless the one is named, or
 /// ours is there already, all that may be it are waited for.
-fn wait_for_disks(system: &dyn System, wanted: Option<&config::Disk>, is_found: bool) -> Vec<Block> {
+fn wait_for_disks(
+    system: &dyn System,
+    modules: &mut Modules,
+    wanted: Option<&config::Disk>,
+    is_found: bool,
+) -> Vec<Block> {
     let is_named = select::is_named(wanted);
     let (mut disks, mut since) = (system.disks(), 0);
     for look in 1..=NAMED {
@@ -216,6 +226,8 @@ fn wait_for_disks(system: &dyn System, wanted: Option<&config::Disk>, is_found: 
         if has_one && is_settled || !(has_one || is_named) && look > ANY {
             break;
         }
+        // What has come since the network needed its drivers may want one of its own.
+        modules.load_for_hardware();
         watchdog::expect_within(watchdog::WORK);
         thread::sleep(LOOK);
         let now = system.disks();
@@ -428,7 +440,7 @@ mod tests {
         }
 
         fn prepare(&self, size_mib: u64, disk: Option<config::Disk>) -> Result<Disk, Kept> {
-            prepare(&self.system, &root(size_mib, disk), None)
+            prepare(&self.system, &mut Modules::default(), &root(size_mib, disk), None)
         }
 
         fn refused(&self, disk: Option<config::Disk>) -> String {
@@ -493,7 +505,7 @@ mod tests {
         let before = machine.bytes("vda");
         let found = find(&machine.system).unwrap();
         assert_eq!((found.name(), found.size()), ("vda1".to_owned(), 100 * MIB));
-        let again = prepare(&machine.system, &root(100, None), Some(found)).unwrap();
+        let again = prepare(&machine.system, &mut Modules::default(), &root(100, None), Some(found)).unwrap();
         assert_eq!(again.name(), "vda1");
         assert!(before == machine.bytes("vda"), "found, and written to");
     }
@@ -654,7 +666,8 @@ mod tests {
                 cut_off.write("vda", place.start as u64, &after[place.clone()]);
             }
             let found = find(&cut_off.system).unwrap_or_else(|| panic!("{cut}"));
-            let grown = prepare(&cut_off.system, &root(200, None), Some(found)).unwrap();
+            let grown =
+                prepare(&cut_off.system, &mut Modules::default(), &root(200, None), Some(found)).unwrap();
             assert_eq!(grown.size(), 200 * MIB, "{cut}");
             cut_off.judge("vda");
         }
@@ -878,7 +891,11 @@ mod tests {
             machine.system.mount_errors.lock().unwrap().push(io::Error::from(errno));
             let found = find(&machine.system).unwrap();
             assert!(found.is_read_only());
-            assert!(prepare(&machine.system, &root(150, None), Some(found)).unwrap().is_read_only());
+            assert!(
+                prepare(&machine.system, &mut Modules::default(), &root(150, None), Some(found))
+                    .unwrap()
+                    .is_read_only()
+            );
             assert!(before == machine.bytes("vda"));
         }
     }
@@ -941,7 +958,9 @@ mod tests {
         machine.prepare(100, serial("vda", false)).unwrap();
         let old = machine.bytes("vda");
         let found = find(&machine.system).unwrap();
-        let disk = prepare(&machine.system, &root(100, serial("vdb", false)), Some(found)).unwrap();
+        let disk =
+            prepare(&machine.system, &mut Modules::default(), &root(100, serial("vdb", false)), Some(found))
+                .unwrap();
         assert_eq!(disk.name(), "vdb1");
         assert!(old == machine.bytes("vda"));
     }

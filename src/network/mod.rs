@@ -121,6 +121,8 @@ impl Online {
     #[must_use]
     pub fn terms<'a>(&self, now: Now, cache: Option<&'a Cache>) -> Terms<'a> {
         let late = if self.is_from_disk { MAX_OFFLINE_GRACE } else { 0 };
+        // Where there is nothing newer, what the disk has whole is good, whatever else was seen.
+        let cache = cache.filter(|_| !self.is_from_disk);
         Terms { now, cache, late }
     }
 

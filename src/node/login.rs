@@ -5,12 +5,13 @@
 //! what was typed. Failure: exit code 1; the terminal says as little as possible.
 //!
 //! Tries are counted in a file, before the answer is known: who hangs up and comes again waits as long as who stays. The
-//! pause doubles with each try in vain, up to a minute, and one that succeeds ends it.
+//! pause doubles with each try in vain, up to a minute, and one that succeeds ends it; their number halves every ten minutes.
+//! The packet filter has let in whoever is connected; that they are on the list is looked at again, in case it is gone.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -22,6 +23,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
+use zstrap_formats::config::Network;
+
 use crate::console::{BOOT_LOG, KERNEL_LOG, since_boot};
 use crate::debug::PORT;
 
@@ -31,17 +34,25 @@ use super::{environment, read};
 /// How often the password may be wrong on one connection.
 const TRIES: u32 = 3;
 /// How long it may take to type it.
-const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a connection may last without: there is one only, and somebody else may want it.
+const LONGEST_LOGIN: Duration = Duration::from_secs(90);
 /// How many tries in vain there were and when the last one was; locked by whoever is asked.
 const RECORD: &str = "/run/zstrap/login";
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How many tries in vain lead to it.
+const LONGEST_PAUSE_AFTER: u32 = 7;
+/// After so long, half as many tries count.
+const HALVED_AFTER: Duration = Duration::from_secs(600);
+/// Who goes first when memory is short: 1000 is before everybody else.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 const LONGEST_PASSWORD: usize = 1024;
 const SHELL: &str = "/bin/sh";
 /// `<5>` and `<4>` of syslog(2): a notice, a warning.
 const NOTICE: u8 = 5;
 const WARNING: u8 = 4;
-/// `TCP_ESTABLISHED` as in /proc/net/tcp.
-const ESTABLISHED: &str = "01";
+/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` as in /proc/net/tcp: who has said that nothing more comes can still read.
+const CONNECTED: [&str; 2] = ["01", "08"];
 
 /// Asks, and runs the shell; returns only without one.
 pub fn run() -> ExitCode {
@@ -54,16 +65,22 @@ pub fn run() -> ExitCode {
 }
 
 fn admit() -> io::Result<()> {
-    let hash = Hash::parse(&session()?.password_hash)?;
-    let mut record = Record::lock(Path::new(RECORD))?;
+    let end = since_boot() + LONGEST_LOGIN;
+    let session = session()?;
+    if !are_allowed(&connected(), &session.allow()?) {
+        say(WARNING, "refused reason=not-allowed");
+        return Err(io::Error::other("somebody is connected who is not on the list"));
+    }
+    let hash = Hash::parse(&session.password_hash)?;
+    let mut record = Record::lock(Path::new(RECORD), since_boot())?;
     for _ in 0..TRIES {
-        pause(record.pause(since_boot()))?;
-        let Some(password) = ask()? else {
+        pause(record.pause(since_boot()), end)?;
+        let Some(password) = ask(end.saturating_sub(since_boot()))? else {
             say(WARNING, "ended without a password");
             return Err(io::Error::other("no password"));
         };
         let failures = record.begin(since_boot())?;
-        if hash.matches(&password)? {
+        if as_first_to_go(Path::new(OOM_SCORE), || hash.matches(&password))? {
             record.end()?;
             say(NOTICE, "accepted");
             return Ok(());
@@ -75,12 +92,26 @@ fn admit() -> io::Result<()> {
     Err(io::Error::other("too many tries"))
 }
 
-fn pause(pause: Duration) -> io::Result<()> {
+fn pause(pause: Duration, end: Duration) -> io::Result<()> {
     if !pause.is_zero() {
         writeln!(io::stderr(), "next try in {} s", pause.as_secs() + 1)?;
+        if since_boot() + pause >= end {
+            return Err(io::Error::other("connect again then"));
+        }
         std::thread::sleep(pause);
     }
     Ok(())
+}
+
+/// Does something that takes much memory: where there is too little, this program ends and not a service. `score` is a file
+/// of proc(5).
+fn as_first_to_go<T>(score: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let before = std::fs::read(score)?;
+    std::fs::write(score, "1000")?;
+    let done = work();
+    // A shell is no reason to go first.
+    std::fs::write(score, before)?;
+    done
 }
 
 /// The shell of the bundle, as a login shell: it reads /etc/profile.
@@ -91,7 +122,7 @@ fn shell() -> io::Error {
 }
 
 /// What was typed, without its end of line; nothing when nobody answers.
-fn ask() -> io::Result<Option<Vec<u8>>> {
+fn ask(left: Duration) -> io::Result<Option<Vec<u8>>> {
     let terminal = io::stdin();
     let before = tcgetattr(&terminal)?;
     let mut silent = before.clone();
@@ -100,7 +131,9 @@ fn ask() -> io::Result<Option<Vec<u8>>> {
     tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
     io::stderr().write_all(b"password: ")?;
     let mut line = [0; LONGEST_PASSWORD];
-    let is_there = poll(&mut [PollFd::new(&terminal, PollFlags::IN)], Some(&PATIENCE))? > 0;
+    let seconds = i64::try_from(left.min(PATIENCE).as_secs()).unwrap_or(0);
+    let patience = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let is_there = poll(&mut [PollFd::new(&terminal, PollFlags::IN)], Some(&patience))? > 0;
     let length = if is_there { rustix::io::read(&terminal, &mut line)? } else { 0 };
     tcsetattr(&terminal, OptionalActions::Flush, &before)?;
     io::stderr().write_all(b"\n")?;
@@ -154,19 +187,26 @@ struct Record {
 }
 
 impl Record {
-    fn lock(path: &Path) -> io::Result<Self> {
+    fn lock(path: &Path, now: Duration) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
             rustix::io::Errno::WOULDBLOCK => io::Error::other("somebody else is just being asked"),
             errno => errno.into(),
         })?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
-        let mut numbers = text.split_whitespace().map(|number| number.parse().ok());
-        let (failures, last) = (numbers.next().flatten(), numbers.next().flatten());
-        let failures = failures.and_then(|failures: u64| u32::try_from(failures).ok()).unwrap_or(0);
-        Ok(Self { file, failures, last: Duration::from_millis(last.unwrap_or(0)) })
+        let mut text = [0; 64];
+        let length = file.read_at(&mut text, 0)?;
+        let (failures, last) = match parse(&text[..length]) {
+            Some((failures, last)) => {
+                let halvings = now.saturating_sub(last).as_secs() / HALVED_AFTER.as_secs();
+                let halvings = u32::try_from(halvings).unwrap_or(u32::MAX);
+                (failures.checked_shr(halvings).unwrap_or(0), last)
+            }
+            None if length == 0 => (0, Duration::ZERO),
+            // Whoever was able to damage it has no advantage of that.
+            None => (LONGEST_PAUSE_AFTER, now),
+        };
+        Ok(Self { file, failures, last })
     }
 
     /// How long the next try has to wait.
@@ -186,11 +226,17 @@ impl Record {
         self.write()
     }
 
+    /// In one call and always as long, so that neither a signal nor a full /run leaves less than there was.
     fn write(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        writeln!(self.file, "{} {}", self.failures, self.last.as_millis())
+        let text = format!("{:10} {:20}\n", self.failures, self.last.as_millis());
+        self.file.write_all_at(text.as_bytes(), 0)
     }
+}
+
+fn parse(text: &[u8]) -> Option<(u32, Duration)> {
+    let mut words = std::str::from_utf8(text).ok()?.split_whitespace();
+    let (failures, last) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some((failures, Duration::from_millis(last)))
 }
 
 /// 1, 2, 4 … 60 seconds.
@@ -203,7 +249,7 @@ fn pause_after(failures: u32) -> Duration {
 
 /// One line to the kernel log and to that of the boot. A log that cannot be written keeps nobody out.
 fn say(priority: u8, text: &str) {
-    let from = peers(&read("/proc/net/tcp6").unwrap_or_default(), &read("/proc/net/tcp").unwrap_or_default());
+    let from: Vec<String> = connected().iter().map(IpAddr::to_string).collect();
     let from = if from.is_empty() { "unknown".to_owned() } else { from.join(",") };
     let kernel_log = OpenOptions::new().write(true).open(KERNEL_LOG);
     let _ = kernel_log.and_then(|mut log| {
@@ -216,8 +262,18 @@ fn say(priority: u8, text: &str) {
 }
 
 /// Who is connected to ttyd now. It does not say which of them is typing, but it has one client only.
-fn peers(tcp6: &str, tcp4: &str) -> Vec<String> {
-    let mut found: Vec<String> = tcp6.lines().chain(tcp4.lines()).filter_map(peer).collect();
+fn connected() -> Vec<IpAddr> {
+    peers(&read("/proc/net/tcp6").unwrap_or_default(), &read("/proc/net/tcp").unwrap_or_default())
+}
+
+/// One of them is typing, so each has to be on the list; that nobody is there is no answer to who types.
+fn are_allowed(peers: &[IpAddr], allow: &[Network]) -> bool {
+    let is_allowed = |peer: &IpAddr| allow.iter().any(|network| network.contains(*peer));
+    !peers.is_empty() && peers.iter().all(is_allowed)
+}
+
+fn peers(tcp6: &str, tcp4: &str) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = tcp6.lines().chain(tcp4.lines()).filter_map(peer).collect();
     found.sort();
     found.dedup();
     found
@@ -225,10 +281,10 @@ fn peers(tcp6: &str, tcp4: &str) -> Vec<String> {
 
 /// The other end of a connection of [`PORT`]: a line of /proc/net/tcp or tcp6, whose addresses are words of 32 bits as
 /// they lie in memory.
-fn peer(line: &str) -> Option<String> {
+fn peer(line: &str) -> Option<IpAddr> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [_, local, remote, ESTABLISHED, ..] = words[..] else { return None };
-    if u16::from_str_radix(local.split_once(':')?.1, 16).ok()? != PORT {
+    let [_, local, remote, state, ..] = words[..] else { return None };
+    if !CONNECTED.contains(&state) || u16::from_str_radix(local.split_once(':')?.1, 16).ok()? != PORT {
         return None;
     }
     let digits = remote.split_once(':')?.0.as_bytes();
@@ -238,8 +294,7 @@ fn peer(line: &str) -> Option<String> {
     let v4 = |bytes: [u8; 4]| IpAddr::from(bytes);
     let v6 = |bytes: [u8; 16]| IpAddr::from(bytes);
     let address = <[u8; 16]>::try_from(bytes.as_slice()).map(v6);
-    let address = address.or_else(|_| bytes.try_into().map(v4));
-    Some(address.ok()?.to_string())
+    address.or_else(|_| bytes.try_into().map(v4)).ok()
 }
 
 #[cfg(test)]
@@ -279,26 +334,84 @@ mod tests {
     fn hanging_up_does_not_shorten_the_pause() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("login");
-        let mut record = Record::lock(&path).unwrap();
+        let mut record = Record::lock(&path, SECOND).unwrap();
         assert_eq!(record.pause(SECOND), Duration::ZERO);
         assert_eq!((record.begin(SECOND).unwrap(), record.begin(2 * SECOND).unwrap()), (1, 2));
-        assert!(Record::lock(&path).is_err());
+        assert!(Record::lock(&path, SECOND).is_err());
         // The connection is gone before its answer.
         drop(record);
-        let mut record = Record::lock(&path).unwrap();
+        let mut record = Record::lock(&path, SECOND).unwrap();
         assert_eq!((record.pause(2 * SECOND), record.pause(3 * SECOND)), (2 * SECOND, SECOND));
         assert_eq!(record.pause(9 * SECOND), Duration::ZERO);
         record.end().unwrap();
         drop(record);
-        assert_eq!(Record::lock(&path).unwrap().pause(2 * SECOND), Duration::ZERO);
+        assert_eq!(Record::lock(&path, SECOND).unwrap().pause(2 * SECOND), Duration::ZERO);
     }
 
     #[test]
-    fn a_damaged_record_counts_as_none() {
+    fn a_damaged_record_counts_as_the_longest_pause() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("login");
-        std::fs::write(&path, "x y z").unwrap();
-        assert_eq!(Record::lock(&path).unwrap().pause(SECOND), Duration::ZERO);
+        for damaged in ["x y z", "1", "1 ", "4294967296 0", "\u{0}"] {
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(Record::lock(&path, SECOND).unwrap().pause(SECOND), LONGEST_PAUSE, "{damaged:?}");
+        }
+        assert_eq!(pause_after(LONGEST_PAUSE_AFTER), LONGEST_PAUSE);
+        assert!(pause_after(LONGEST_PAUSE_AFTER - 1) < LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn a_record_never_gets_shorter_while_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("login");
+        let mut record = Record::lock(&path, SECOND).unwrap();
+        for (failures, now) in [(0, SECOND), (u32::MAX, Duration::from_secs(u64::MAX / 1000)), (0, SECOND)] {
+            record.failures = failures;
+            record.begin(now).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), 32);
+        }
+    }
+
+    #[test]
+    fn tries_in_vain_count_half_after_ten_minutes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("login");
+        let mut record = Record::lock(&path, SECOND).unwrap();
+        record.failures = 11;
+        record.begin(SECOND).unwrap();
+        drop(record);
+        let failures = |minutes: u32| Record::lock(&path, SECOND + 60 * minutes * SECOND).unwrap().failures;
+        assert_eq!([0, 9, 10, 20, 40, 100_000].map(failures), [12, 12, 6, 3, 0, 0]);
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_a_login_may_take() {
+        let end = since_boot() + 5 * SECOND;
+        assert!(pause(Duration::ZERO, end).is_ok());
+        assert_eq!(pause(60 * SECOND, end).unwrap_err().to_string(), "connect again then");
+    }
+
+    #[test]
+    fn hashing_is_the_first_to_go_and_the_shell_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let score = folder.path().join("oom_score_adj");
+        std::fs::write(&score, "-5\n").unwrap();
+        let text = || std::fs::read_to_string(&score);
+        assert_eq!(as_first_to_go(&score, text).unwrap(), "1000");
+        assert_eq!(text().unwrap(), "-5\n");
+        assert!(as_first_to_go(&score, || Err::<(), _>(io::Error::other("no memory"))).is_err());
+        assert_eq!(text().unwrap(), "-5\n");
+    }
+
+    #[test]
+    fn everybody_who_is_connected_has_to_be_on_the_list() {
+        let allow: Vec<Network> = ["400:1::2", "500:2::/64"].map(|network| network.parse().unwrap()).to_vec();
+        let are_allowed = |peers: &[&str]| {
+            are_allowed(&peers.iter().map(|peer| peer.parse().unwrap()).collect::<Vec<_>>(), &allow)
+        };
+        assert!(are_allowed(&["400:1::2"]) && are_allowed(&["400:1::2", "500:2::3"]));
+        assert!(!are_allowed(&["400:1::4"]) && !are_allowed(&["400:1::2", "400:1::4"]));
+        assert!(!are_allowed(&[]));
     }
 
     #[test]
@@ -308,8 +421,14 @@ mod tests {
         let local = format!("{}:1E01", word([4, 0, 0, 1]).repeat(4));
         let remote = [[4, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]].map(word).concat();
         let line = |state: &str| format!("   0: {local} {remote}:C001 {state} 00000000:00000000\n");
+        let peers = |tcp6: &str, tcp4: &str| -> Vec<String> {
+            peers(tcp6, tcp4).iter().map(IpAddr::to_string).collect()
+        };
         assert_eq!(peers(&line("01"), ""), ["400:1::2"]);
+        assert_eq!(peers(&line("08"), ""), ["400:1::2"]);
         assert_eq!(peers(&line("0A"), "  sl  local_address rem_address   st\n"), [""; 0]);
+        // A connection that is only asked for, as everybody can.
+        assert_eq!(peers(&line("03"), ""), [""; 0]);
         let four = format!("   1: {}:1E01 {}:C002 01 \n", word([10, 0, 0, 1]), word([10, 0, 0, 2]));
         assert_eq!(peers(&line("01"), &four), ["10.0.0.2", "400:1::2"]);
     }

@@ -1,7 +1,7 @@
 //! `zstrap-node terminal`: starts ttyd at the address that the overlay has given this node.
 //!
-//! In: the session that the init has left, and the address of its interface, which is waited for. Out: ttyd in place of
-//! this program. Failure: exit code 1 and a line; whoever started it may do so again. No session is one failure of them.
+//! In: the session that the init has left, and the address of its interface, which is waited for. Out: the packet filter
+//! once more, since any service of root may have flushed it, then ttyd in place of this program. Failure: exit code 1 and a line; whoever started it may do so again. No session is one failure of them.
 //!
 //! ttyd gets the address and not the name of the interface: with a name, ttyd 1.7.7 also listens at 0.0.0.0.
 
@@ -53,6 +53,8 @@ fn start() -> io::Result<std::convert::Infallible> {
     let interface = &session.interface;
     let address =
         address.ok_or_else(|| io::Error::other(format!("{interface} has no address of the overlay")))?;
+    nft::load(&nft::allow_list(interface, PORT, &session.allow()?))
+        .map_err(|error| io::Error::other(format!("loading the packet filter: {error}")))?;
     eprintln!("zstrap-node: terminal: listening at [{address}]:{PORT}");
     Err(Command::new(&session.program)
         .args(arguments(address))

@@ -560,8 +560,14 @@ impl System for Recorder {
         self.mount_errors.lock().expect("no test panics here").pop().map_or(Ok(()), Err)
     }
 
-    fn load_rules(&self, _: &[u8]) -> io::Result<()> {
-        self.record("rules".to_owned());
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.record(format!("remove {path}"));
+        Ok(())
+    }
+
+    fn load_rules(&self, batch: &[u8]) -> io::Result<()> {
+        let is_empty = batch == crate::net::nft::nothing();
+        self.record(if is_empty { "no rules" } else { "rules" }.to_owned());
         if self.no_rules { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
     }
 

@@ -142,6 +142,10 @@ impl System for Linux {
         super::block::name_ext4(mount, uuid)
     }
 
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
     fn load_rules(&self, batch: &[u8]) -> io::Result<()> {
         crate::net::nft::load(batch)
     }
@@ -434,6 +438,10 @@ fn own(file: impl AsFd, meta: Meta) -> io::Result<()> {
     Ok(())
 }
 
+/// From so many bytes on, a file goes to its disk before it has its name, so that the last wait for all of them is short.
+/// Small ones would each cost a write of the journal. In RAM it is nothing.
+const LARGE: u64 = 1 << 20;
+
 struct LinuxFile {
     file: File,
     parent: OwnedFd,
@@ -477,6 +485,9 @@ impl NewFile for LinuxFile {
 
     fn commit(mut self: Box<Self>, meta: Meta) -> io::Result<()> {
         own(&self.file, meta)?;
+        if self.file.metadata()?.len() >= LARGE {
+            self.file.sync_data()?;
+        }
         if let Some(old) = &self.other_name {
             let (new, flags) = (self.name.as_slice(), RenameFlags::NOREPLACE);
             rustix::fs::renameat_with(&self.parent, old.as_slice(), &self.parent, new, flags)?;

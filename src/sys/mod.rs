@@ -116,6 +116,12 @@ pub trait System: Sync {
     /// The kernel's refusal.
     fn write_file(&self, path: &str, mode: u16, bytes: &[u8]) -> io::Result<()>;
 
+    /// Removes a file of the init's own.
+    ///
+    /// # Errors
+    /// The kernel's refusal; `NotFound` where there is none.
+    fn remove_file(&self, path: &str) -> io::Result<()>;
+
     /// Copies a file of the init's own.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use zstrap_formats::config::Config;
+use zstrap_formats::config::{Config, Mycelium};
 use zstrap_formats::digest::{ContentDigest, Md5, Sha256};
 use zstrap_formats::key::KeyId;
 use zstrap_formats::name::{Arch, Name};
@@ -142,8 +142,20 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
 
 fn read_strict(path: &Path) -> anyhow::Result<Vec<u8>> {
     let json = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    Config::parse_strict(&json).with_context(|| format!("checking {}", path.display()))?;
+    let config = Config::parse_strict(&json).with_context(|| format!("checking {}", path.display()))?;
+    warn_of_lonely_debug(&config);
     Ok(json)
+}
+
+/// A session comes over the overlay network alone, and that may also be a service of the bundle, which nobody sees here.
+fn warn_of_lonely_debug(config: &Config) {
+    let Mycelium { peers, listen, interface } = &config.mycelium;
+    if config.debug.is_some() && peers.is_empty() && listen.is_empty() {
+        log::warn!(
+            "debug is on, and mycelium names no peers and no address to listen at: unless the bundle makes the interface \
+             {interface} itself, nobody can connect"
+        );
+    }
 }
 
 fn name_of(arguments: &Add) -> anyhow::Result<Name> {

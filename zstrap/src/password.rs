@@ -5,13 +5,13 @@
 //! short or obvious, or was typed in two ways. Configs are public: whoever has the hash can try passwords at home.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 
 use anyhow::{Context, bail, ensure};
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64ct::{Base64Unpadded, Encoding as _};
 use clap::Args;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 
 use crate::key::random;
 use crate::output;
@@ -46,6 +46,7 @@ const LEAST_REST: usize = 8;
 const PASSES: u32 = 3;
 const SALT: usize = 16;
 const HASH: usize = 32;
+const CTRL_C: u8 = 3;
 
 /// Arguments of `zstrap config hash-password`.
 #[derive(Debug, Args)]
@@ -84,31 +85,58 @@ fn passphrase() -> anyhow::Result<String> {
 /// A line of standard input; at a terminal it is not shown, and asked for twice.
 fn from_stdin() -> anyhow::Result<String> {
     if !io::stdin().is_terminal() {
-        return line();
+        let mut text = String::new();
+        io::stdin().lock().read_line(&mut text).context("reading a password from standard input")?;
+        return Ok(text.trim_end_matches(['\n', '\r']).to_owned());
     }
-    let before = tcgetattr(io::stdin()).context("asking the terminal for its settings")?;
-    let mut silent = before.clone();
-    silent.local_modes -= LocalModes::ECHO;
-    tcsetattr(io::stdin(), OptionalActions::Flush, &silent).context("making the terminal silent")?;
-    let typed = asked("password: ").and_then(|first| Ok((first, asked("once more: ")?)));
-    tcsetattr(io::stdin(), OptionalActions::Flush, &before).context("setting the terminal back")?;
-    let (first, second) = typed?;
+    let _silent = Silent::begin()?;
+    let (first, second) = (asked("password: ")?, asked("once more: ")?);
     ensure!(first == second, "the two are not the same");
     Ok(first)
+}
+
+/// A terminal that shows nothing of what is typed, until this is dropped.
+struct Silent(Termios);
+
+impl Silent {
+    /// Ctrl-C comes as a character that ends the line, not as a signal: that would leave the terminal silent.
+    fn begin() -> anyhow::Result<Self> {
+        let before = tcgetattr(io::stdin()).context("asking the terminal for its settings")?;
+        let mut silent = before.clone();
+        silent.local_modes -= LocalModes::ECHO | LocalModes::ISIG;
+        silent.special_codes[SpecialCodeIndex::VEOL] = CTRL_C;
+        tcsetattr(io::stdin(), OptionalActions::Flush, &silent).context("making the terminal silent")?;
+        Ok(Silent(before))
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0) {
+            log::warn!("the terminal stays silent ({error}); `stty echo isig` sets it back");
+        }
+    }
 }
 
 fn asked(question: &str) -> anyhow::Result<String> {
     let mut terminal = io::stderr();
     write!(terminal, "{question}").context("asking for a password")?;
-    let line = line();
+    let line = typed();
     writeln!(terminal).context("asking for a password")?;
     line
 }
 
-fn line() -> anyhow::Result<String> {
-    let mut text = String::new();
-    io::stdin().lock().read_line(&mut text).context("reading a password from standard input")?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+/// A line as it is typed. Lines of a terminal have 4,095 bytes at most.
+fn typed() -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    for byte in io::stdin().lock().bytes() {
+        match byte.context("reading a password from the terminal")? {
+            b'\n' => break,
+            CTRL_C => bail!("interrupted"),
+            byte => text.push(byte),
+        }
+    }
+    String::from_utf8(text).context("reading a password from the terminal")
 }
 
 /// What a person would think of first is refused, and what a node could not be given.

@@ -1,6 +1,6 @@
 //! `zstrap verify`: is this list signed, is this folder what it says, and does this site have what it names?
 //!
-//! A folder instead of a list is a whole site: [`verify_site`].
+//! A folder instead of a list is a whole site: `verify_site`.
 //! In: a list (or a config) beside its signatures, public keys, perhaps a folder, perhaps a site. Out: on stdout, what
 //! the signatures say, who has signed and who has not, each difference between list and folder, how many blobs of the site were looked at, and each
 //! that it lacks or that is damaged.

@@ -166,6 +166,32 @@ fn warns_when_another_key_takes_over_a_config_that_images_pin() {
     assert!(said.contains(&format!("was signed by key {before}, now by {now}: ")), "{said}");
 }
 
+/// A debug session comes over the overlay network, and this config has none.
+#[test]
+fn check_and_add_warn_when_debug_is_on_and_no_overlay_is() {
+    let work = Work::new();
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21l$RdescudvJCsgt3ub+b4dWRWJTmaaJObG";
+    let debug = format!(r#""debug":{{"enabled":true,"allow":["400:1::2"],"password_hash":"{hash}"}},"exec""#);
+    let alone = GOOD.replace("\"exec\"", &debug);
+    let warned = |json: &str| {
+        work.write("farm.json", json);
+        let check = work.zstrap(&["config", "check", "farm.json"]);
+        let add = work.zstrap(&["config", "add", "farm.json", "--site", "site", "--key", "keys/admin.key"]);
+        [check, add].map(|mut command| {
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            text(&output.stderr)
+                .contains("debug is on, and mycelium names no peers and no address to listen at")
+        })
+    };
+    assert_eq!(warned(&alone), [true, true]);
+    assert_eq!(warned(GOOD), [false, false]);
+    for mycelium in [r#"{"peers":["tcp://192.0.2.7:9651"]}"#, r#"{"listen":["tcp://[::]:9651"]}"#] {
+        let with = alone.replace("\"debug\"", &format!("\"mycelium\":{mycelium},\"debug\""));
+        assert_eq!(warned(&with), [false, false]);
+    }
+}
+
 /// A config takes the hash, and the reference implementation of argon2 says that it is of this password.
 fn check_hash(work: &Work, password: &str, hash: &str) {
     let debug = format!(r#""debug":{{"enabled":true,"allow":["400:1::2"],"password_hash":"{hash}"}},"exec""#);
@@ -202,4 +228,48 @@ fn hash_password_takes_a_password_from_stdin_and_refuses_short_ones() {
     let said = refused(run("passwordpassword", ""));
     assert!(said.contains("password is obvious"), "{said}");
     assert_eq!(run("Zwölf Boxkämpfer", "--memory 128").status().unwrap().code(), Some(2));
+}
+
+/// Types into a terminal of its own, after each question one word, and says what came back, the exit code, and whether
+/// the terminal shows what is typed and takes Ctrl-C as it did.
+const AT_A_TERMINAL: &str = r#"
+import os, pty, select, subprocess, sys, termios
+ours, theirs = pty.openpty()
+run = subprocess.Popen(sys.argv[2:], preexec_fn=lambda: os.login_tty(os.dup(theirs)))
+said = b""
+def until(text):
+    global said
+    while text not in said:
+        assert select.select([ours], [], [], 30)[0], said
+        said += os.read(ours, 1000)
+for question, word in zip([b"password: ", b"once more: "], sys.argv[1].split(" ")):
+    until(question)
+    assert not termios.tcgetattr(theirs)[3] & termios.ECHO
+    os.write(ours, word.encode().decode("unicode_escape").encode())
+code = run.wait(timeout=60)
+os.write(theirs, b"END")
+until(b"END")
+modes = termios.tcgetattr(theirs)[3]
+back = bool(modes & termios.ECHO and modes & termios.ISIG)
+print(said.decode(), "exit", code, "back", back)
+"#;
+
+#[test]
+fn hash_password_leaves_the_terminal_as_it_was() {
+    let work = Work::new();
+    let typed = |words: &str| {
+        let program = env!("CARGO_BIN_EXE_zstrap");
+        let words = ["-c", AT_A_TERMINAL, words, program, "config", "hash-password", "--stdin"];
+        done(work.command("/usr/bin/python3", &words))
+    };
+    // Ctrl-C without Enter, at the first question and at the second.
+    for words in [r"secret\x03", r"correct-horse\r again\x03"] {
+        let said = typed(words);
+        assert!(said.contains("zstrap: interrupted") && said.ends_with("exit 1 back True\n"), "{said}");
+    }
+    let said = typed(r"correct-horse\r correct-donkey\r");
+    assert!(said.contains("not the same") && said.ends_with("exit 1 back True\n"), "{said}");
+    let said = typed(r"correct-horse\r correct-horse\r");
+    assert!(said.contains("$argon2id$") && said.ends_with("exit 0 back True\n"), "{said}");
+    assert!(!said.contains("correct-horse"), "what was typed is shown: {said}");
 }

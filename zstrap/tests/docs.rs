@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use zstrap::cli::Cli;
+use zstrap_formats::config::Config;
 
 const ERRORS: &str = "docs/errors.md";
 const OPERATING: &str = "docs/operating.md";
@@ -28,7 +29,7 @@ const ATTACKS: [&str; 8] = [
     "One of two keys leaked",
     "Debug left on",
 ];
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -37,6 +38,9 @@ const DOCUMENTS: [&str; 11] = [
     OPERATING,
     INIT,
     "docs/bundles.md",
+    "docs/config.md",
+    "docs/debug.md",
+    "docs/disk.md",
     "docs/zinit.md",
     NETWORK,
     TROUBLESHOOTING,
@@ -323,6 +327,27 @@ fn every_command_in_the_documents_parses() {
         }
     }
     assert!(count > 15, "only {count} commands were found");
+}
+
+/// What people copy is taken, and does what stands beside it: a debug session needs an overlay network, and a zinit.
+#[test]
+fn every_config_in_the_documents_is_a_good_one() {
+    let (mut count, mut sessions) = (0, 0);
+    for document in DOCUMENTS {
+        let text = text(document);
+        let blocks = text.split("\n```json\n").skip(1).map(|rest| rest.split("\n```").next().unwrap());
+        for json in blocks.filter(|block| block.contains("\"version\"")) {
+            let config = Config::parse_strict(json.as_bytes());
+            let config = config.unwrap_or_else(|error| panic!("{document}: {error}\n{json}"));
+            if config.debug.is_some() {
+                assert!(!config.mycelium.peers.is_empty(), "{document}: nobody could connect\n{json}");
+                assert!(config.exec[0].starts_with("/sbin/zinit"), "{document}: nothing starts it\n{json}");
+                sessions += 1;
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 10 && sessions >= 2, "{count} configs, {sessions} of them with debug");
 }
 
 #[test]
