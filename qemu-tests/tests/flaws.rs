@@ -125,7 +125,6 @@ fn a_disk_that_fails_while_it_is_written_costs_the_disk_and_not_the_boot() -> Re
         let disk = world.disk.copy(&format!("bad-{number}"))?;
         let vm = world.boots(&disk.clone().flaw(Flaw::WritesEnd(writes)), &first)?;
         vm.assert_line("I/O error, dev vda")?;
-        vm.assert_line("] root: ready kind=ram ")?;
         vm.assert_never("] cache: kept ")?;
         // The same disk, repaired: what it has been left with is no obstacle.
         world.boots(&disk, &first)?.assert_line("] cache: kept ")?;
@@ -138,11 +137,14 @@ fn a_disk_that_fails_while_it_is_written_costs_the_disk_and_not_the_boot() -> Re
 fn an_update_that_the_disk_fails_to_write_leaves_one_version_or_the_other() -> Result<()> {
     let mut world = World::with_first_version("flaws-update")?;
     let (first, newer) = (world.first(), world.versions.update(&world.scene)?);
+    // What the disk did not take is not run from memory that the kernel may give up.
+    let early = world.disk.copy("early")?.flaw(Flaw::WritesEnd(8));
+    let vm = world.boots(&early, &newer)?;
+    vm.assert_line("] root: in RAM instead of on a disk why=")?;
+    vm.assert_line("] root: ready kind=ram ")?;
     let disk = world.disk.copy("bad")?;
     let vm = world.boots(&disk.clone().flaw(Flaw::WritesEnd(30)), &newer)?;
     vm.assert_line("I/O error, dev vda")?;
-    // What the disk did not take is not run from memory that the kernel may give up.
-    vm.assert_line("] root: ready kind=ram ")?;
     vm.assert_never("] cache: kept ")?;
     let (has_booted, vm) = world.boots_alone(&disk, &[&first, &newer])?;
     ensure!(has_booted, vm.failed("no version is there any more"));

@@ -96,7 +96,7 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let partition = rustix::fs::openat(CWD, partition, flags, Mode::empty())?;
         let [site, blobs, contents] =
-            if is_read_only(&partition)? { as_it_is(&partition)? } else { put_in_order(&partition)? };
+            if is_read_only(&partition)? { as_it_is(&partition)? } else { in_order(&partition)? };
         let root = Linux.open_root(&by_descriptor(&contents))?;
         Ok(Self { partition, site, blobs, contents, root })
     }
@@ -343,7 +343,22 @@ fn as_it_is(partition: &OwnedFd) -> io::Result<[OwnedFd; 3]> {
     Ok([site, blobs, contents])
 }
 
-/// The same where they can be made. `blobs` is another folder at each boot, as the whole of it is a layer of the root: of
+/// The same where they can be made. A disk that is full to the last block has no room for another folder, and is used as it
+/// is once nothing else stands in `blobs`.
+fn in_order(partition: &OwnedFd) -> io::Result<[OwnedFd; 3]> {
+    let error = match put_in_order(partition) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            error
+        }
+        result => return result,
+    };
+    log::warn!(target: "cache", "used as it is: {error}");
+    let blobs = folder(partition, &folder(partition, partition, "site")?, BLOBS)?;
+    clear(partition, &blobs, &|name| name == CONTENTS, Instant::now() + SWEEP)?;
+    as_it_is(partition)
+}
+
+/// They are made where they are missing. `blobs` is another folder at each boot, as the whole of it is a layer of the root: of
 /// what somebody has put there, only the contents are taken over, each of which is hashed. What nobody needs goes.
 fn put_in_order(partition: &OwnedFd) -> io::Result<[OwnedFd; 3]> {
     let site = folder(partition, partition, "site")?;
