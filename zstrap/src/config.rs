@@ -21,7 +21,7 @@ use crate::clock::{self, Expiry};
 use crate::output;
 use crate::password;
 use crate::publish::say_waiting;
-use crate::signers::{Signers, parse_threshold};
+use crate::signers::{PRESENT, Signers, parse_threshold};
 use crate::site::{Site, Writer};
 
 /// The folder under `configs/` that is no config.
@@ -178,7 +178,8 @@ pub fn add(options: &Options) -> anyhow::Result<Added> {
     let expires = options.expires.from(*now)?;
     let digest = ContentDigest::of(json);
     let writer = Writer::lock(&options.site)?;
-    let is_latest = signers.are_enough(options.threshold, signers_before(writer.site(), name)?)?;
+    let before = signers_before(writer.site(), name)?;
+    let is_latest = signers.are_enough(options.threshold, (before, PRESENT))?;
     check_replaced(writer.site(), &digest.sha256, name, signers.first())?;
     warn_of_missing_bundles(writer.site(), &config);
     let serial = writer.site().next_serial(&site::config_folder(name), now.unix())?;

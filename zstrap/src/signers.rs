@@ -13,6 +13,9 @@ use zstrap_formats::key::{KeyId, PublicKey, SecretKey};
 use zstrap_formats::signature::{Keyring, KeyringError, TrustedComment};
 use zstrap_formats::site::{signature, signature_by};
 
+/// What is replaced, as messages name it.
+pub(crate) const PRESENT: &str = "the present one";
+
 /// Keys that sign together; at least one.
 pub(crate) struct Signers(Vec<SecretKey>);
 
@@ -40,13 +43,17 @@ impl Signers {
     }
 
     /// Whether nodes may see at once what these keys sign. If nobody says how many must sign, all of them have; but
-    /// then fewer than those of the present one are taken for a mistake: images may ask for as many.
-    pub(crate) fn are_enough(&self, threshold: Option<usize>, before: usize) -> anyhow::Result<bool> {
+    /// then fewer than those of `whose`, which has so many, are taken for a mistake: images may ask for as many.
+    pub(crate) fn are_enough(
+        &self,
+        threshold: Option<usize>,
+        (before, whose): (usize, &str),
+    ) -> anyhow::Result<bool> {
         let count = self.0.len();
         match threshold {
             Some(threshold) => Ok(count >= threshold),
             None if before > count => bail!(
-                "signing with {count} where the present one has {before} signers: say --threshold {before}, and it \
+                "signing with {count} where {whose} has {before} signers: say --threshold {before}, and it \
                  waits for `zstrap sign`, or --threshold {count}, and nodes get it now"
             ),
             None => Ok(true),
