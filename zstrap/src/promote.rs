@@ -172,7 +172,7 @@ fn archs(arguments: &Arguments, site: &Site) -> anyhow::Result<Vec<(Arch, u64)>>
 }
 
 /// The lists of a bundle, whether nodes get them or not.
-fn serials(site: &Site, name: &Name, arch: Arch) -> anyhow::Result<BTreeSet<u64>> {
+pub(crate) fn serials(site: &Site, name: &Name, arch: Arch) -> anyhow::Result<BTreeSet<u64>> {
     let names = site.names(&site::bundle_folder(name, arch))?;
     Ok(names.iter().filter_map(|file| site::parse_latest(file.strip_suffix(".mtree")?.as_bytes())).collect())
 }
