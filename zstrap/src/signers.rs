@@ -7,7 +7,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use zstrap_formats::identity::MAX_KEYS;
 use zstrap_formats::key::{KeyId, PublicKey, SecretKey};
 use zstrap_formats::signature::{Keyring, KeyringError, TrustedComment};
@@ -101,5 +101,10 @@ pub(crate) fn read_secret(path: &Path) -> anyhow::Result<SecretKey> {
 pub(crate) fn read_public(path: &Path) -> anyhow::Result<PublicKey> {
     let reading = || format!("reading key {}", path.display());
     let text = std::fs::read_to_string(path).with_context(reading)?;
-    PublicKey::parse(&text).with_context(reading)
+    PublicKey::parse(&text)
+        .map_err(|error| match SecretKey::parse(&text) {
+            Ok(_) => anyhow!("this is a secret key, expected the public one, which ends in .pub"),
+            Err(_) => error.into(),
+        })
+        .with_context(reading)
 }

@@ -462,3 +462,16 @@ fn a_config_whose_bundle_waits_is_not_told_that_it_is_missing() {
     let second = said(&mut add(&work, &["anna"], &two));
     assert!(second.contains(waits) && !second.contains(missing), "{second}");
 }
+
+#[test]
+fn a_secret_key_in_the_place_of_a_public_one_is_called_that() {
+    let work = three();
+    let list = list(&done(publish(&work, &["anna"], &[])));
+    let said = refused(work.zstrap(&["verify", &list, "--key", "keys/anna.key"]));
+    assert!(
+        said.contains("reading key keys/anna.key: this is a secret key, expected the public one"),
+        "{said}"
+    );
+    let said = refused(work.zstrap(&["verify", &list, "--key", "farm.json"]));
+    assert!(!said.contains("secret"), "{said}");
+}
