@@ -20,8 +20,9 @@ use zstrap_formats::time::Timestamp;
 use crate::clock::{self, Expiry};
 use crate::output;
 use crate::password;
+use crate::promote;
 use crate::publish::say_waiting;
-use crate::signers::{Signers, parse_threshold};
+use crate::signers::{PRESENT, Signers, parse_threshold};
 use crate::site::{Site, Writer};
 
 /// The folder under `configs/` that is no config.
@@ -178,7 +179,8 @@ pub fn add(options: &Options) -> anyhow::Result<Added> {
     let expires = options.expires.from(*now)?;
     let digest = ContentDigest::of(json);
     let writer = Writer::lock(&options.site)?;
-    let is_latest = signers.are_enough(options.threshold, signers_before(writer.site(), name)?)?;
+    let before = signers_before(writer.site(), name)?;
+    let is_latest = signers.are_enough(options.threshold, (before, PRESENT))?;
     check_replaced(writer.site(), &digest.sha256, name, signers.first())?;
     warn_of_missing_bundles(writer.site(), &config);
     let serial = writer.site().next_serial(&site::config_folder(name), now.unix())?;
@@ -273,8 +275,13 @@ pub(crate) fn signer_by_hash(site: &Site, sha256: &Sha256, name: &Name) -> anyho
 fn warn_of_missing_bundles(site: &Site, config: &Config) {
     for bundle in config.allowed_bundles() {
         let is_there = |arch: &Arch| site.place(&site::bundle_latest(bundle, *arch)).exists();
-        if !Arch::ALL.iter().any(is_there) {
-            log::warn!("bundle {bundle} is not published on this site yet");
+        let waits = |arch: &Arch| promote::serials(site, bundle, *arch).is_ok_and(|there| !there.is_empty());
+        if Arch::ALL.iter().any(is_there) {
+            continue;
+        }
+        match Arch::ALL.iter().any(waits) {
+            true => log::warn!("bundle {bundle} waits for signatures: nodes get none of it yet"),
+            false => log::warn!("bundle {bundle} is not published on this site yet"),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! an older serial it is the way back; with its own newest, it is signed anew. Failure: the source is not signed by
 //! enough trusted keys, not for this name, expired, not whole; then nothing is written.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
@@ -21,7 +22,7 @@ use crate::output;
 use crate::place::Place;
 use crate::publish::{first_of, say_waiting};
 use crate::signatures::Trusted;
-use crate::signers::{Signers, parse_threshold};
+use crate::signers::{PRESENT, Signers, parse_threshold};
 use crate::site::{Site, Writer};
 
 /// Written out: clap would make one line of it, whatever its length.
@@ -126,7 +127,10 @@ fn steps(arguments: &Arguments, site: &Site, signers: &Signers, now: Timestamp) 
     let step = |(arch, serial)| {
         let source = source(arguments, site, (&trusted, threshold), (arch, serial), now)?;
         let before = signers_before(site, &arguments.channel, arch)?;
-        let is_latest = signers.are_enough(arguments.threshold, before)?;
+        // A channel that is new here has images, too: those ask for as many as what was tried.
+        let tried = site.count_signers(&site::list(&arguments.from, arch, serial))?;
+        let is_latest = signers.are_enough(arguments.threshold, (before, PRESENT))?;
+        signers.are_enough(arguments.threshold, (tried, &format!("bundle {}", arguments.from)))?;
         let comment = TrustedComment {
             kind: Kind::List,
             name: arguments.channel.clone(),
@@ -145,24 +149,49 @@ fn archs(arguments: &Arguments, site: &Site) -> anyhow::Result<Vec<(Arch, u64)>>
     let Arguments { from, channel, .. } = arguments;
     let asked_for = if arguments.archs.is_empty() { &Arch::ALL[..] } else { &arguments.archs };
     let mut found = Vec::new();
+    let mut there = BTreeSet::new();
     for arch in Arch::ALL.into_iter().filter(|arch| asked_for.contains(arch)) {
+        let serials = serials(site, from, arch)?;
+        let has_serial = |serial: &u64| serials.contains(serial);
         let serial = match arguments.serial {
-            Some(serial) => {
-                Some(serial).filter(|serial| site.place(&site::list(from, arch, *serial)).exists())
-            }
+            Some(serial) => Some(serial).filter(has_serial),
             None => site.latest(&site::bundle_latest(from, arch))?,
         };
         match serial {
             Some(serial) => found.push((arch, serial)),
-            None if !arguments.archs.is_empty() => bail!("bundle {from} is not on the site for {arch}"),
+            None if !arguments.archs.is_empty() => bail!("{}", missing(arguments, Some(arch), &serials)),
             None if site.place(&site::bundle_latest(channel, arch)).exists() => {
                 log::warn!("bundle {channel} for {arch} stays as it is: {from} is not there for it");
             }
             None => {}
         }
+        there.extend(serials);
     }
-    ensure!(!found.is_empty(), "bundle {from} is not on the site");
+    ensure!(!found.is_empty(), missing(arguments, None, &there));
     Ok(found)
+}
+
+/// The lists of a bundle, whether nodes get them or not.
+pub(crate) fn serials(site: &Site, name: &Name, arch: Arch) -> anyhow::Result<BTreeSet<u64>> {
+    let names = site.names(&site::bundle_folder(name, arch))?;
+    Ok(names.iter().filter_map(|file| site::parse_latest(file.strip_suffix(".mtree")?.as_bytes())).collect())
+}
+
+/// Why there is nothing to take, with what there is instead.
+fn missing(arguments: &Arguments, arch: Option<Arch>, there: &BTreeSet<u64>) -> String {
+    let from = &arguments.from;
+    let arch = arch.map(|arch| format!(" for {arch}")).unwrap_or_default();
+    let serials: Vec<String> = there.iter().rev().map(u64::to_string).collect();
+    match (arguments.serial, serials.is_empty()) {
+        (_, true) => format!("bundle {from} is not on the site{arch}"),
+        (Some(serial), _) => {
+            format!("bundle {from} has no list {serial}{arch}; there are: {}", first_of(&serials, ", "))
+        }
+        (None, _) => format!(
+            "bundle {from}{arch} waits for signatures, and nodes get none of it; --serial takes one of: {}",
+            first_of(&serials, ", ")
+        ),
+    }
 }
 
 /// Reads a list as a node would, by the keys that are trusted here.

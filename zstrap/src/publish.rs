@@ -26,7 +26,7 @@ use crate::output;
 use crate::pack::{self, Gain};
 use crate::parallel::on_all_cores;
 use crate::progress::Progress;
-use crate::signers::{Signers, parse_threshold};
+use crate::signers::{PRESENT, Signers, parse_threshold};
 use crate::site::{Site, Writer};
 use crate::tree::{self, Item, ItemKind, Stamp, shown};
 
@@ -205,7 +205,7 @@ pub fn publish(options: &Options) -> anyhow::Result<Published> {
     let items = items_of(&options.dir, options.rules)?;
     let writer = Writer::lock(&options.site)?;
     let before = Before::read(writer.site(), &options.bundle, options.arch)?;
-    let is_latest = signers.are_enough(options.threshold, before.signers)?;
+    let is_latest = signers.are_enough(options.threshold, (before.signers, PRESENT))?;
     let digests = store_blobs(&writer, &items, &before.files)?;
     let list = make_list(items, &digests, options.rules)?;
     let packed = if options.zstd { Some(pack_blobs(&writer, &list, &before)?) } else { None };

@@ -7,11 +7,14 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use zstrap_formats::identity::MAX_KEYS;
 use zstrap_formats::key::{KeyId, PublicKey, SecretKey};
 use zstrap_formats::signature::{Keyring, KeyringError, TrustedComment};
 use zstrap_formats::site::{signature, signature_by};
+
+/// What is replaced, as messages name it.
+pub(crate) const PRESENT: &str = "the present one";
 
 /// Keys that sign together; at least one.
 pub(crate) struct Signers(Vec<SecretKey>);
@@ -40,13 +43,17 @@ impl Signers {
     }
 
     /// Whether nodes may see at once what these keys sign. If nobody says how many must sign, all of them have; but
-    /// then fewer than those of the present one are taken for a mistake: images may ask for as many.
-    pub(crate) fn are_enough(&self, threshold: Option<usize>, before: usize) -> anyhow::Result<bool> {
+    /// then fewer than those of `whose`, which has so many, are taken for a mistake: images may ask for as many.
+    pub(crate) fn are_enough(
+        &self,
+        threshold: Option<usize>,
+        (before, whose): (usize, &str),
+    ) -> anyhow::Result<bool> {
         let count = self.0.len();
         match threshold {
             Some(threshold) => Ok(count >= threshold),
             None if before > count => bail!(
-                "signing with {count} where the present one has {before} signers: say --threshold {before}, and it \
+                "signing with {count} where {whose} has {before} signers: say --threshold {before}, and it \
                  waits for `zstrap sign`, or --threshold {count}, and nodes get it now"
             ),
             None => Ok(true),
@@ -94,5 +101,10 @@ pub(crate) fn read_secret(path: &Path) -> anyhow::Result<SecretKey> {
 pub(crate) fn read_public(path: &Path) -> anyhow::Result<PublicKey> {
     let reading = || format!("reading key {}", path.display());
     let text = std::fs::read_to_string(path).with_context(reading)?;
-    PublicKey::parse(&text).with_context(reading)
+    PublicKey::parse(&text)
+        .map_err(|error| match SecretKey::parse(&text) {
+            Ok(_) => anyhow!("this is a secret key, expected the public one, which ends in .pub"),
+            Err(_) => error.into(),
+        })
+        .with_context(reading)
 }

@@ -24,7 +24,7 @@ use crate::clock;
 use crate::output;
 use crate::pack;
 use crate::parallel::on_all_cores;
-use crate::signatures::{self, Beside, Trusted, beside};
+use crate::signatures::{self, Beside, Stand, Trusted, beside};
 use crate::signers::parse_threshold;
 use crate::site::Site;
 use crate::tree::{self, Item, ItemKind, shown};
@@ -114,7 +114,17 @@ fn verify_signature(arguments: &Arguments, bytes: &[u8]) -> anyhow::Result<Trust
         }
         Err(error) => {
             signatures::report(&trusted, bytes, &found, None).iter().try_for_each(output::line)?;
-            Err(error).with_context(|| format!("verifying {}", list.display()))
+            let has_signed = |stand: &Stand| matches!(stand, Stand::Signed(_));
+            let is_aside = arguments.signature.is_none()
+                && *threshold == 1
+                && trusted.stands(bytes, &found).iter().any(|(_, stand)| has_signed(stand));
+            // Else it contradicts the line above that says who has signed.
+            let why = if is_aside {
+                ": with a threshold of 1, only its .minisig counts, no .KEYID.minisig"
+            } else {
+                ""
+            };
+            Err(error).with_context(|| format!("verifying {}{why}", list.display()))
         }
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn run(root: &Path, trusted: &Trusted, threshold: usize) -> anyhow::R
         Check { site, trusted, threshold, now: clock::now()?, faults: Vec::new(), blobs: BTreeMap::new() };
     let places = check.places()?;
     ensure!(!places.is_empty(), "site {} names no list and no config", root.display());
+    check.something_for_nodes(&places);
     for place in &places {
         check.note(&place.path(), |check| check.published(place))?;
         check.waiting(place)?;
@@ -110,6 +111,17 @@ impl Check<'_> {
             }
         }
         Some(place)
+    }
+
+    /// Nodes begin at a `latest`: where all wait for signatures, no node boots.
+    fn something_for_nodes(&mut self, places: &[Place]) {
+        for (folder, what) in [("bundles", Kind::List), ("configs", Kind::Config)] {
+            let mut serials =
+                places.iter().filter(|place| place.kind == what).map(|place| place.serial).peekable();
+            if serials.peek().is_some() && serials.all(|serial| serial == 0) {
+                self.faults.push(format!("{folder}: no `latest` names a {what}, so nodes get none"));
+            }
+        }
     }
 
     /// The list or config that a `latest` names.

@@ -129,7 +129,8 @@ fn an_older_list_of_the_same_name_is_the_way_back() {
     let now = latest(&work, "next", "amd64");
     assert!(serial(&now) > serial(&broken));
     assert_eq!(work.read(&now), work.read(&old));
-    refused_and_nothing_changed(&work, back("7"), "bundle next is not on the site");
+    let expected = format!("bundle next has no list 7; there are: {}, ", serial(&now));
+    refused_and_nothing_changed(&work, back("7"), &expected);
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn a_dry_run_says_what_it_would_do_and_writes_nothing() {
     let same =
         |said: &str| said.lines().map(|line| value(line, "from_serial").to_owned()).collect::<Vec<_>>();
     assert_eq!(same(&would), same(&did));
-    refused_and_nothing_changed(&work, promote(&work, &["--dry-run", "--serial", "7"]), "is not on the site");
+    refused_and_nothing_changed(&work, promote(&work, &["--dry-run", "--serial", "7"]), "has no list 7; ");
 }
 
 #[test]
@@ -246,4 +247,34 @@ fn a_source_that_one_of_two_keys_signed_is_refused_unless_one_is_asked_for() {
     // What both have signed needs nothing said.
     done(publish(&work, "next", "amd64", &["--key", "keys/second.key"]));
     done(by_both(&[]));
+}
+
+/// A channel that is new has no signers of its own to compare with, but images that ask for both.
+#[test]
+fn fewer_signers_than_the_source_has_must_be_said() {
+    let work = next(&["amd64"]);
+    done(work.zstrap(&["key", "new", "--out", "keys", "--name", "second", "--no-password"]));
+    done(publish(&work, "next", "amd64", &["--key", "keys/second.key"]));
+    let expected = "signing with 1 where bundle next has 2 signers: say --threshold 2, ";
+    refused_and_nothing_changed(&work, promote(&work, &[]), expected);
+    done(promote(&work, &["--threshold", "2", "--trust", "keys/second.pub"]));
+    assert!(!work.path("site/bundles/stable/amd64/latest").exists());
+    done(promote(&work, &["--threshold", "1"]));
+    assert!(work.path("site/bundles/stable/amd64/latest").exists());
+}
+
+#[test]
+fn says_that_a_source_waits_for_signatures() {
+    let work = Work::new();
+    work.write("tree/program", "program");
+    let said = done(publish(&work, "next", "amd64", &["--threshold", "2"]));
+    for (more, arch) in [(&[][..], ""), (&["--arch", "amd64"], " for amd64")] {
+        let expected = format!("bundle next{arch} waits for signatures, and nodes get none of it; ");
+        let command = promote(&work, more);
+        refused_and_nothing_changed(
+            &work,
+            command,
+            &format!("{expected}--serial takes one of: {}", value(&said, "serial")),
+        );
+    }
 }

@@ -436,3 +436,42 @@ fn signers_need_neither_blobs_nor_the_keys_of_the_others() {
     std::fs::copy(work.path(Path::new("ben").join(&name)), work.path(&name)).unwrap();
     done(verify(&work, &made, &["anna", "ben"], "2"));
 }
+
+/// Anna's signature stands in `FILE.minisig`, and nodes with a threshold of 1 ask for nothing else.
+#[test]
+fn verify_says_why_a_second_signer_alone_does_not_count() {
+    let work = three();
+    let list = list(&done(publish(&work, &["anna", "ben"], &[])));
+    let aside = "with a threshold of 1, only its .minisig counts";
+    assert!(refused(verify(&work, &list, &["ben"], "1")).contains(aside));
+    let said = refused(verify(&work, &list, &["carol"], "1"));
+    assert!(!said.contains(aside), "{said}");
+    done(verify(&work, &list, &["anna"], "1"));
+}
+
+#[test]
+fn a_config_whose_bundle_waits_is_not_told_that_it_is_missing() {
+    let work = three();
+    let said = |command: &mut Command| text(&command.output().unwrap().stderr);
+    let missing = "bundle demo is not published on this site yet";
+    let waits = "bundle demo waits for signatures: nodes get none of it yet";
+    let two = ["--threshold", "2"];
+    let first = said(&mut add(&work, &["anna"], &two));
+    assert!(first.contains(missing) && !first.contains(waits), "{first}");
+    done(publish(&work, &["anna"], &two));
+    let second = said(&mut add(&work, &["anna"], &two));
+    assert!(second.contains(waits) && !second.contains(missing), "{second}");
+}
+
+#[test]
+fn a_secret_key_in_the_place_of_a_public_one_is_called_that() {
+    let work = three();
+    let list = list(&done(publish(&work, &["anna"], &[])));
+    let said = refused(work.zstrap(&["verify", &list, "--key", "keys/anna.key"]));
+    assert!(
+        said.contains("reading key keys/anna.key: this is a secret key, expected the public one"),
+        "{said}"
+    );
+    let said = refused(work.zstrap(&["verify", &list, "--key", "farm.json"]));
+    assert!(!said.contains("secret"), "{said}");
+}

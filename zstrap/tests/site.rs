@@ -187,6 +187,24 @@ fn with_a_threshold_all_signers_count_and_what_waits_is_shown() {
 }
 
 #[test]
+fn a_site_where_all_waits_gives_nodes_nothing() {
+    let work = Work::new();
+    work.write("tree/text", "text");
+    done(publish(&work, "demo", "amd64", &["--threshold", "2"]));
+    assert_eq!(fault(&work), "bundles: no `latest` names a list, so nodes get none");
+    done(publish(&work, "other", "amd64", &[]));
+    done(verify(&work, &[]));
+    work.write("farm.json", r#"{"version":1,"bundle":"other","exec":["/sbin/init"]}"#);
+    let add = ["config", "add", "farm.json", "--site", "site", "--key", "keys/admin.key"];
+    let mut waiting = work.zstrap(&add);
+    waiting.args(["--threshold", "2"]);
+    done(waiting);
+    assert_eq!(fault(&work), "configs: no `latest` names a config, so nodes get none");
+    done(work.zstrap(&add));
+    done(verify(&work, &[]));
+}
+
+#[test]
 fn what_is_no_site_is_refused() {
     let work = Work::new();
     let verify = |more: &[&str]| {
