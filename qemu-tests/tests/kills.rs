@@ -41,16 +41,19 @@ fn first_boots_killed_at_points_1_to_5_leave_what_the_next_boot_completes() -> R
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn first_boots_killed_at_points_6_to_10_leave_what_the_next_boot_completes() -> Result<()> {
     kill(Victim::of_first_boots("kills-first-2")?, 1)
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn first_boots_killed_at_points_11_to_15_leave_what_the_next_boot_completes() -> Result<()> {
     kill(Victim::of_first_boots("kills-first-3")?, 2)
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn updates_killed_at_points_1_to_5_leave_one_version_or_the_other() -> Result<()> {
     kill(Victim::of_updates("kills-update-1")?, 0)
 }
@@ -61,6 +64,7 @@ fn updates_killed_at_points_6_to_10_leave_one_version_or_the_other() -> Result<(
 }
 
 #[test]
+#[ignore = "long: make test-all"]
 fn updates_killed_at_points_11_to_15_leave_one_version_or_the_other() -> Result<()> {
     kill(Victim::of_updates("kills-update-3")?, 2)
 }
